@@ -1,0 +1,1 @@
+"""Measures Ruchu against its peers: `make bench`, or `python -m benchmarks --help`."""

@@ -1,0 +1,1 @@
+"""Block devices: protocols, the copy loop, and sources and targets that need no platform."""

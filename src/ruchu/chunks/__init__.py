@@ -1,0 +1,1 @@
+"""Bytes of content: identity, compression, encryption. Knows no storage."""

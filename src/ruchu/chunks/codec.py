@@ -1,0 +1,84 @@
+"""Chunks to stored payloads and back. The C code behind it releases the GIL."""
+
+import threading
+
+import zstandard
+from blake3 import blake3
+
+RAW = 0
+ZSTD = 1
+LEVEL_DEFAULT = 1
+# A chunk larger than this is a sign of damage, and would eat the memory of the reader.
+PLAIN_BYTES_MAX = 64 << 20
+# Compression has to save a sixteenth to be worth the time of undoing it.
+_WORTHWHILE_SHIFT = 4
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Compressor:
+    """Compress chunks at one level; one zstd context per thread. Level 0 stores as it is."""
+
+    def __init__(self, level: int = LEVEL_DEFAULT) -> None:
+        self.level = level
+        self._local = threading.local()
+
+    def compress(self, chunk: Bytes) -> tuple[int, Bytes]:
+        """Return the codec used and the payload (the chunk itself if it does not shrink)."""
+        if self.level == 0:
+            return RAW, chunk
+        try:
+            compress = self._local.compress
+        except AttributeError:
+            compress = zstandard.ZstdCompressor(level=self.level).compress
+            self._local.compress = compress
+        packed: bytes = compress(chunk)
+        if len(packed) < len(chunk) - (len(chunk) >> _WORTHWHILE_SHIFT):
+            return ZSTD, packed
+        return RAW, chunk
+
+
+_decompressors = threading.local()
+
+
+def decompress(codec: int, payload: Bytes, plain_length: int) -> Bytes:
+    """Return the chunk behind a payload.
+
+    Raises:
+        ValueError: the payload is damaged, or is not of this codec or length.
+    """
+    if plain_length > PLAIN_BYTES_MAX:
+        message = f"chunk of {plain_length} bytes"
+        raise ValueError(message)
+    if codec == RAW:
+        plain = payload
+    elif codec == ZSTD:
+        plain = _unzstd(payload, plain_length)
+    else:
+        message = f"codec {codec}"
+        raise ValueError(message)
+    if len(plain) != plain_length:
+        message = f"{len(plain)} bytes instead of {plain_length}"
+        raise ValueError(message)
+    return plain
+
+
+def _unzstd(payload: Bytes, plain_length: int) -> bytes:
+    try:
+        unpack = _decompressors.unpack
+    except AttributeError:
+        unpack = zstandard.ZstdDecompressor().decompress
+        _decompressors.unpack = unpack
+    # The frame states its size; a lying one must not make us allocate more than the record says.
+    if zstandard.frame_content_size(payload) != plain_length:
+        raise ValueError("the zstd frame states another length")
+    try:
+        plain: bytes = unpack(payload, plain_length)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+    return plain
+
+
+def chunk_id(key: bytes, chunk: Bytes) -> bytes:
+    """Return the 32-byte keyed BLAKE3 of a chunk."""
+    return blake3(chunk, key=key).digest()

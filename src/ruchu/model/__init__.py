@@ -1,0 +1,1 @@
+"""Nouns, frozen. No input or output."""

@@ -1,0 +1,1 @@
+"""Virtualization platforms: one package each, behind the protocols in `contract`."""

@@ -1,0 +1,1 @@
+"""libvirt with QEMU/KVM: the driver is `driver.LibvirtPlatform`."""

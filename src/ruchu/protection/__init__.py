@@ -1,0 +1,1 @@
+"""The workflows that save: machines, images, retention."""

@@ -1,0 +1,1 @@
+"""What a backup is: packs, points, chains, maps, merge, verify (the VDS format)."""

@@ -1,0 +1,23 @@
+"""What a repository needs of the world around it, passed in so that tests can steer it."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruchu.clock import SYSTEM, Clock
+from ruchu.model.ids import Entropy
+from ruchu.repository.holders import HostProcesses, Processes
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Clock, randomness, knowledge of processes, and a directory for what is only cache.
+
+    Attributes:
+        cache: directory for indexes and ledgers; None keeps them in memory only.
+    """
+
+    clock: Clock = SYSTEM
+    entropy: Entropy = os.urandom
+    processes: Processes = field(default_factory=HostProcesses)
+    cache: Path | None = None

@@ -1,0 +1,1 @@
+"""Targets: where backups lie, behind the protocol in `contract`."""
