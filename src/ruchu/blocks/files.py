@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from ruchu.errors import AlreadyExists, NotFound, StorageError, StorageFull, UsageError
 from ruchu.model.extents import Content, Extent
@@ -51,7 +52,7 @@ class FileReader:
             raise NotFound(f"({path}: {error.strerror})") from None
         self._size = _size_of(self._descriptor, path)
 
-    def __enter__(self) -> "FileReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -139,7 +140,7 @@ class FileWriter:
             os.close(self._descriptor)
             raise UsageError(f"({self.path} has {found} bytes, {self._size} are needed)")
 
-    def __enter__(self) -> "FileWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -222,7 +222,7 @@ class Connection:
             case protocol.Send(buffers):
                 _send(self._socket, buffers)
             case protocol.StartTls():
-                assert self.address.tls is not None  # noqa: S101 - negotiate was told so
+                assert self.address.tls is not None
                 self._socket = self.address.tls.wrap_socket(
                     self._socket, server_hostname=self.address.host or None
                 )

@@ -138,7 +138,7 @@ def block_status(
     for each selected context.
     """
     yield Send((messages.request(messages.CMD_BLOCK_STATUS, COOKIE, start, length),))
-    reply = _StatusReply(dict((number, name) for name, number in export.contexts))
+    reply = _StatusReply({number: name for name, number in export.contexts})
     yield from _reply(export, reply)
     return reply.finished()
 
@@ -220,12 +220,11 @@ class _PlainReply:
     """A reply that carries nothing but success."""
 
     def chunk(self, head: messages.Chunk) -> Generator[Step, bytes, None]:
+        yield from ()
         raise NbdError(f"unexpected chunk of type {head.type}")
-        yield
 
     def simple(self) -> Generator[Step, bytes, None]:
-        return
-        yield
+        yield from ()
 
 
 class _ReadReply:
@@ -292,8 +291,8 @@ class _StatusReply:
         self._found[name] = descriptors
 
     def simple(self) -> Generator[Step, bytes, None]:
+        yield from ()
         raise NbdError("a simple reply to a block status request")
-        yield
 
     def finished(self) -> dict[str, list[tuple[int, int]]]:
         if len(self._found) != len(self._names):

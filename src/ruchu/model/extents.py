@@ -49,8 +49,8 @@ def aligned(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent
         if run_content is not None and run_end > run_start:
             yield Extent(run_start, run_end - run_start, run_content)
         # Data wins over zero where both claim the same block.
-        start = max(start, run_end) if run_content is not None else start
-        run_start, run_end, run_content = start, max(start, end), content
+        run_start = start if run_content is None else max(start, run_end)
+        run_end, run_content = max(run_start, end), content
     if run_content is not None and run_end > run_start:
         yield Extent(run_start, run_end - run_start, run_content)
 

@@ -48,7 +48,7 @@ class ChunkStore:
         missing = [at for at, place in enumerate(found) if place is None]
         mine = self._claim(kind, ids, missing)
         try:
-            self._append(kind, ids, chunks, mine)
+            self._append(kind, chunks, mine)
         except BaseException:
             with self._changed:
                 self._failed = True
@@ -73,7 +73,7 @@ class ChunkStore:
         return mine
 
     def _append(
-        self, kind: int, ids: list[bytes], chunks: list[codec.Bytes], mine: dict[bytes, "_Claimed"]
+        self, kind: int, chunks: list[codec.Bytes], mine: dict[bytes, "_Claimed"]
     ) -> None:
         if not mine:
             return

@@ -35,7 +35,7 @@ def choose(usages: Iterable[Usage], keep: Callable[[int], bool]) -> list[int]:
         usages: of packs that are needed at all.
         keep: tells of a pack that it must stay as it is (immutable).
     """
-    rows = [usage for usage in usages if 0 < usage.live]
+    rows = [usage for usage in usages if usage.live > 0]
     sparse = [u.pack for u in rows if u.live < u.total * LIVE_RATIO_MIN and not keep(u.pack)]
     small = [u.pack for u in rows if u.total < SMALL_PACK_BYTES and not keep(u.pack)]
     if len(small) >= SMALL_PACKS_MAX:
@@ -62,6 +62,8 @@ def compact(chain: Chain, ledger: Ledger, chosen: list[int]) -> Compacted:
                 damaged.append(str(error))
         writer.finish()
         for pack, (old, places) in tables.items():
+            # A table left by a crash: the pack is still there, so nobody has followed it.
+            chain.storage.delete(layout.moved(chain.id, chain.table.id(pack).hex()))
             write_moves(chain, pack, old, places)
         return Compacted(tuple(tables), writer.bytes_written, tuple(damaged))
 

@@ -1,5 +1,6 @@
 """Reading the map of a disk, and the disk itself: every point is a virtual full."""
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -162,7 +163,7 @@ def _runs(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[i
     """Yield (length, value) of equal neighbours."""
     edges = np.flatnonzero(np.diff(flags)) + 1
     starts = [0, *edges.tolist(), len(flags)]
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in itertools.pairwise(starts):
         if end > begin:
             yield end - begin, bool(flags[begin])
 

@@ -19,13 +19,15 @@ _DRAFTS_MAX = 64
 
 
 class _Spill:
-    """Finished segments, kept in a file in case they are touched again: their packs are not
-    readable yet. Sparse; 20 KiB for 1,024 blocks."""
+    """Finished segments, in case they are touched again: their packs are not readable yet.
+
+    In a sparse file without a name; 20 KiB for 1,024 blocks.
+    """
 
     _BYTES = maps.SEGMENT_BLOCKS * maps.SLOT.itemsize
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="ruchu-map-")
+        self._file = tempfile.TemporaryFile(prefix="ruchu-map-")  # noqa: SIM115 - lives as long as we
 
     def put(self, segment: int, slots: maps.Slots) -> None:
         written = os.pwrite(self._file.fileno(), slots.tobytes(), segment * self._BYTES)

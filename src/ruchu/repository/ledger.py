@@ -10,12 +10,13 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ruchu.errors import Damaged
-from ruchu.repository import packs
+from ruchu.repository import maps, packs
 from ruchu.repository.chains import Chain
 from ruchu.repository.heads import Head, Reference
 from ruchu.repository.reach import (
@@ -25,7 +26,6 @@ from ruchu.repository.reach import (
     reference_slots,
     segment_slots,
 )
-from ruchu.repository import maps
 
 _SCHEMA = """
 create table if not exists packs(
@@ -74,7 +74,7 @@ class Ledger:
         self._database = _opened(path)
         self._places: Places | None = None
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,12 +87,21 @@ class Ledger:
             Damaged: a map of a live point is damaged; the counts stay as they were.
         """
         try:
+            self._attempt()
+        except Damaged:
+            # Perhaps only the counts are wrong: they are cache. Count everything once more.
+            self._database.execute("delete from packs")
+            self._database.execute("delete from points")
+            self._attempt()
+
+    def _attempt(self) -> None:
+        try:
             self._sync()
+            self._flush()
         except BaseException:
             self._rows.clear()
             self._database.rollback()
             raise
-        self._flush()
         self._database.commit()
 
     def _sync(self) -> None:
@@ -101,6 +110,9 @@ class Ledger:
         known = {row[0].hex() for row in self._database.execute("select id from packs")}
         for pack in sorted(live - known):
             self._add_pack(self._chain.table.number(bytes.fromhex(pack)))
+        gone = sorted(known - live)
+        for pack in gone:
+            self._hand_over(self._chain.table.number(bytes.fromhex(pack)))
         stems = set(self._chain.stems())
         counted = dict(self._database.execute("select stem, tree from points"))
         # First what is new: counts that fall to zero in between would be walked twice.
@@ -111,9 +123,9 @@ class Ledger:
         for stem in sorted(counted.keys() - stems):
             self._count_point(json.loads(counted[stem]), -1)
             self._database.execute("delete from points where stem = ?", (stem,))
-        gone = [(bytes.fromhex(pack),) for pack in sorted(known - live)]
         self._flush()
-        self._database.executemany("delete from packs where id = ?", gone)
+        doomed = [(bytes.fromhex(pack),) for pack in gone]
+        self._database.executemany("delete from packs where id = ?", doomed)
 
     def _add_pack(self, number: int) -> None:
         entries = self._chain.reader.entries(number)
@@ -121,6 +133,14 @@ class Ledger:
         places["offset"], places["kind"] = entries["offset"], entries["kind"]
         places["length"] = entries["stored"] + packs.RECORD_BYTES
         self._keep(number, _Row(places, np.zeros(len(entries), np.int64), dirty=True))
+
+    def _hand_over(self, number: int) -> None:
+        """Give the counts of a pack that was compacted to the records as they are now."""
+        row = self._row(number)
+        rows = np.flatnonzero(row.counts)
+        slots = np.zeros(len(rows), maps.SLOT)
+        slots["pack"], slots["offset"] = number, row.places["offset"][rows]
+        self._count(slots, row.counts[rows])
 
     def _count_point(self, tree: list[list[object]], delta: int) -> None:
         """Count what a head names, and whatever that changes further down."""
@@ -142,12 +162,18 @@ class Ledger:
         found = [Reference(*reference) for reference in references]  # type: ignore[arg-type]
         return reference_slots(found, self._chain.table)
 
-    def _count(self, slots: maps.Slots, delta: int) -> npt.NDArray[np.intp]:
-        """Add to the counts; return the rows whose record began or ceased to be needed."""
+    def _count(
+        self, slots: maps.Slots, delta: int | npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.intp]:
+        """Add to the counts; return the rows whose record began or ceased to be needed.
+
+        `delta` is one number for all rows, or one for each; all of one sign.
+        """
         assert self._places is not None
         if not len(slots):
             return np.zeros(0, np.intp)
         now = self._places.current(slots)
+        deltas = np.broadcast_to(np.asarray(delta, np.int64), len(slots))
         changed = []
         for number in np.unique(now["pack"]).tolist():
             rows = np.flatnonzero(now["pack"] == number)
@@ -158,11 +184,11 @@ class Ledger:
                 pack = self._chain.table.id(number).hex()
                 raise Damaged(f"pack {pack} has no record where a map says")
             before = row.counts[at]
-            np.add.at(row.counts, at, delta)
+            np.add.at(row.counts, at, deltas[rows])
             row.dirty = True
             if (row.counts[at] < 0).any():
                 raise Damaged("the ledger counts below zero")
-            edge = before == 0 if delta > 0 else row.counts[at] == 0
+            edge = (before == 0) | (row.counts[at] == 0)
             changed.append(rows[edge])
         found = np.concatenate(changed)
         # The same record twice in one map begins to be needed only once.

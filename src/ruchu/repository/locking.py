@@ -126,8 +126,13 @@ def _tidy(storage: Storage, chain: str, number: int) -> None:
 
 
 def _fields(surroundings: Surroundings, what: str) -> documents.Document:
-    created = clock.to_text(surroundings.clock.now())
-    return {**surroundings.processes.this().fields(), "what": what, "created": created}
+    # The token makes each lock differ: a storage that tries again takes equal content for its own.
+    return {
+        **surroundings.processes.this().fields(),
+        "what": what,
+        "created": clock.to_text(surroundings.clock.now()),
+        "token": new_id(surroundings.entropy),
+    }
 
 
 def _held(storage: Storage, name: str, kind: str) -> Held | None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -80,7 +81,7 @@ class PackWriter:
         self.bytes_written = 0
         self.sealed: list[int] = []
 
-    def __enter__(self) -> "PackWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

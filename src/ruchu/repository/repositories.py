@@ -12,7 +12,6 @@ from ruchu.errors import (
     AlreadyExists,
     Damaged,
     ForeignDirectory,
-
     ObjectMissing,
     StorageGone,
     WrongKey,

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ruchu.chunks import codec
 from ruchu.errors import Incomplete, ObjectMissing
@@ -56,7 +56,7 @@ class PointWriter:
         self._stack = contextlib.ExitStack()
         self._packs: PackWriter | None = None
 
-    def __enter__(self) -> "PointWriter":
+    def __enter__(self) -> Self:
         # What dead writers left is of no use: nobody else writes here now.
         self._chain.storage.sweep_unfinished(layout.chain(self._chain.id))
         writer = PackWriter(

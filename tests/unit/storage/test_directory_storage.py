@@ -628,3 +628,16 @@ def test_the_seed_brings_a_crash_back():
 
     assert outcome(1) == outcome(1)
     assert any(outcome(1) != outcome(seed) for seed in range(2, 5))
+
+
+def test_a_bit_flips_on_the_disk_itself(simulated, disk):
+    simulated.put("a/b", bytes(4))
+    with simulated.open_writer("a/c") as writer:
+        writer.write([bytes(4)])
+        disk.flip_bit("/storage", "a/b", 9)
+        writer.commit()
+    assert simulated.get("a/b", 4) == b"\0\2\0\0"
+    disk.crash()
+    again = directory.DirectoryStorage("/storage", filesystem=disk)
+    assert again.get("a/b", 4) == b"\0\2\0\0"
+    assert again.get("a/c", 4) == bytes(4)

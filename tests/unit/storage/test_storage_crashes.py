@@ -5,7 +5,9 @@ sync matters and that the search would notice.
 """
 
 import functools
+import os
 import random
+import shutil
 
 import hypothesis
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from ruchu import errors
-from ruchu.storage import directory
+from ruchu.storage import directory, filesystem
 from ruchu.testing import simulated_disk
 
 CALLS_MAX = 500
@@ -142,6 +144,72 @@ def test_a_protected_object_stays_protected(rng):
         storage.protect("a")
         disk.crash()
         assert directory.DirectoryStorage("/storage", filesystem=disk).is_protected("a")
+
+
+def test_a_released_object_stays_released(rng):
+    for _ in range(20):
+        disk = simulated_disk.SimulatedFileSystem(rng)
+        storage = directory.DirectoryStorage("/storage", filesystem=disk)
+        storage.put("a", b"content")
+        storage.protect("a")
+        storage.release("a")
+        disk.crash()
+        assert not directory.DirectoryStorage("/storage", filesystem=disk).is_protected("a")
+
+
+def test_what_another_process_is_removing_does_not_come_back(rng, monkeypatch):
+    def stand_still(_):
+        raise simulated_disk.PowerFailure
+
+    for _ in range(20):
+        disk = simulated_disk.SimulatedFileSystem(rng)
+        storage = directory.DirectoryStorage("/storage", filesystem=disk)
+        storage.put("a", b"content")
+        with monkeypatch.context() as patched:
+            patched.setattr(disk, "sync_directory", stand_still)
+            with pytest.raises(simulated_disk.PowerFailure):
+                storage.delete("a")
+        storage.delete("a")
+        disk.crash()
+        storage = directory.DirectoryStorage("/storage", filesystem=disk)
+        assert not tuple(storage.list(""))
+
+
+class SyncsSeen(filesystem.OsFileSystem):
+    """The real one; it writes down which directories were synced."""
+
+    def __init__(self):
+        self.synced = []
+
+    def sync_directory(self, directory):
+        super().sync_directory(directory)
+        self.synced.append(os.readlink(f"/proc/self/fd/{directory}"))
+
+
+def test_a_directory_made_anew_is_made_durable_anew(tmp_path):
+    seen = SyncsSeen()
+    storage = directory.DirectoryStorage(tmp_path, filesystem=seen)
+    storage.put("d/a", b"")
+    storage.put("d/b", b"")
+    assert seen.synced.count(str(tmp_path)) == 1  # once is enough
+    shutil.rmtree(tmp_path / "d")
+    storage.put("d/a", b"")
+    assert seen.synced.count(str(tmp_path)) == 2
+
+
+def test_a_storage_that_came_back_is_not_trusted_to_be_durable(tmp_path):
+    root = tmp_path / "storage"
+    root.mkdir()
+    seen = SyncsSeen()
+    storage = directory.DirectoryStorage(root, filesystem=seen)
+    storage.put("ruchu-storage.json", b"{}")
+    storage.put("d/a", b"")
+    shutil.copytree(root, tmp_path / "copy")
+    root.rename(tmp_path / "before")
+    (tmp_path / "copy").rename(root)
+    seen.synced.clear()
+    storage.put("d/b", b"")
+    assert seen.synced.count(str(root)) == 1
 
 
 NAMES = st.sampled_from(["ruchu-storage.json", "a", "d/a", "d/b", "d/e/a", "f/a"])

@@ -12,7 +12,7 @@ from xml.sax import saxutils
 
 import libvirt
 
-from ruchu.errors import PlatformError
+from ruchu.errors import NotFound, PlatformError
 from ruchu.platforms.libvirt import naming
 from ruchu.platforms.libvirt.client import Checkpoint, Domain, translated
 
@@ -53,13 +53,10 @@ def definition(name: str, tracked: Mapping[str, int], others: Iterable[str]) -> 
 def find(domain: Domain, name: str) -> Moment | None:
     """Return a checkpoint by its name, None if there is none."""
     try:
-        return _moment(domain.checkpointLookupByName(name))
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
-            return None
         with translated(f"checkpoint {name}"):
-            raise
-    return None
+            return _moment(domain.checkpointLookupByName(name))
+    except NotFound:
+        return None
 
 
 def since(domain: Domain, name: str) -> list[Moment]:

@@ -40,6 +40,11 @@ class PointDisk:
         """Bytes of a good read request."""
         return self._disk.preferred_io
 
+    @property
+    def uri(self) -> str:
+        """The NBD URI of this disk, for other programs, such as qemu-img as a judge."""
+        return str(self._disk.address)
+
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill the whole buffer with the bytes at `start`."""
         self._disk.read_into(start, buffer)
@@ -85,7 +90,7 @@ def _merged(
     first, second = next(left, None), next(right, None)
     while first is not None or second is not None:
         if second is None or (first is not None and first <= second):
-            assert first is not None  # noqa: S101 - one of them is not None
+            assert first is not None
             yield first
             first = next(left, None)
         else:
@@ -100,15 +105,15 @@ def with_content(marked: Iterator[tuple[int, int]], extents: Iterator[Extent]) -
     """
     extent = next(extents, None)
     for start, length in marked:
-        end = start + length
-        while start < end:
-            while extent is not None and extent.end <= start:
+        done, end = start, start + length
+        while done < end:
+            while extent is not None and extent.end <= done:
                 extent = next(extents, None)
             if extent is None:
                 # Beyond what the map covers: read it.
-                yield Extent(start, end - start, Content.DATA)
+                yield Extent(done, end - done, Content.DATA)
                 break
             stop = min(end, extent.end)
             content = Content.ZERO if extent.reads_as_zeros else Content.DATA
-            yield Extent(start, stop - start, content)
-            start = stop
+            yield Extent(done, stop - done, content)
+            done = stop

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ruchu.errors import PlatformError
+from ruchu.model import ids
 from ruchu.model.machines import DiskSpec, MachineSpec, NicSpec
 
 # Formats that can hold a dirty bitmap across a restart of the machine.
@@ -54,6 +55,11 @@ class Changes:
     new_macs: bool = False
     nvram: str = ""
     new_identity: bool = False
+
+
+def new_uuid() -> str:
+    """Return a fresh random UUID, as libvirt writes it."""
+    return str(uuid.UUID(hex=ids.new_id(), version=4))
 
 
 def parse(text: str) -> ET.Element:
@@ -198,7 +204,7 @@ def _set_identity(root: ET.Element, changes: Changes) -> None:
     generation = root.find("genid")
     # The generation id tells Windows that it was set back in time: new after each restore.
     if generation is not None:
-        generation.text = str(uuid.uuid4())
+        generation.text = new_uuid()
 
 
 def _set_size(root: ET.Element, changes: Changes) -> None:
@@ -231,11 +237,10 @@ def _set_disks(root: ET.Element, spec: MachineSpec, images: Mapping[str, NewImag
             devices.remove(element)
     for disk in spec.disks:
         if disk.key in images:
-            element = present.get(disk.key)
-            if element is None:
-                # It was plugged in while the machine ran, and not part of the definition.
-                element = _new_disk(devices, disk)
-            _set_image(element, images[disk.key])
+            if disk.key not in present:
+                # It was plugged in while the machine ran, and is not part of the definition.
+                present[disk.key] = _new_disk(devices, disk)
+            _set_image(present[disk.key], images[disk.key])
 
 
 def _new_disk(devices: ET.Element, disk: DiskSpec) -> ET.Element:

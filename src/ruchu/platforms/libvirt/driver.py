@@ -20,8 +20,16 @@ from ruchu.platforms.contract import (
     RestoreSession,
     SourcePoint,
 )
-from ruchu.platforms.libvirt import hosts, inventory, leftovers, machines, naming, power, quiesce
-from ruchu.platforms.libvirt import snapshots
+from ruchu.platforms.libvirt import (
+    hosts,
+    inventory,
+    leftovers,
+    machines,
+    naming,
+    power,
+    quiesce,
+    snapshots,
+)
 from ruchu.platforms.libvirt.capture import Capture, Settings, Target
 from ruchu.platforms.libvirt.client import Client, translated
 from ruchu.platforms.libvirt.offline import OfflineCapture
@@ -34,6 +42,7 @@ DEFAULT_DIRECTORY = "/var/lib/libvirt/ruchu"
 FREEZE_LIMIT_S = 10.0
 # A guest that runs services needs a minute or so to end them.
 SHUTDOWN_LIMIT_S = 90.0
+# NBD connections for each disk; two already fill two cores.
 CONNECTIONS = 4
 # backupBegin with a bitmap and a mode for each disk: libvirt 7.10 with QEMU 4.2.
 LIBVIRT_MIN = 7_010_000
@@ -51,7 +60,6 @@ class LibvirtPlatform:
         socket_directory: str = DEFAULT_DIRECTORY,
         freeze_limit_s: float = FREEZE_LIMIT_S,
         shutdown_limit_s: float = SHUTDOWN_LIMIT_S,
-        connections: int = CONNECTIONS,
         clock: Clock = SYSTEM,
     ) -> None:
         """Name the host; nothing is opened yet.
@@ -63,7 +71,6 @@ class LibvirtPlatform:
             socket_directory: on that host, short (socket paths have 107 bytes).
             freeze_limit_s: a guest frozen for longer is thawed, come what may.
             shutdown_limit_s: a guest that ignores a shutdown for so long is switched off.
-            connections: NBD connections for each disk.
             clock: for names and time limits.
 
         Raises:
@@ -77,7 +84,7 @@ class LibvirtPlatform:
             scratch_directory=scratch_directory.rstrip("/"),
             socket_directory=socket_directory.rstrip("/"),
             freeze_limit_s=freeze_limit_s,
-            connections=connections,
+            connections=CONNECTIONS,
         )
         self._lock = threading.Lock()
         # Points that are open, by identity: two of the same moment may be equal.

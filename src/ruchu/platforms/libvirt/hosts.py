@@ -160,15 +160,14 @@ class LocalHost:
 class SshHost:
     """Another host, through OpenSSH. One connection is shared by all that is run."""
 
-    def __init__(self, target: str, *, port: int, key_file: str, clock: Clock) -> None:
+    def __init__(self, target: str, options: Sequence[str], clock: Clock) -> None:
         self._clock = clock
         self._directory = tempfile.TemporaryDirectory(prefix="ruchu-ssh-")
         self._target = target
         self._options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_LIMIT_S}"]
         self._options += ["-o", "ControlMaster=auto", "-o", "ControlPersist=60"]
         self._options += ["-o", f"ControlPath={self._directory.name}/c"]
-        self._options += ["-p", str(port)] if port else []
-        self._options += ["-i", key_file] if key_file else []
+        self._options += options
         self._counter = iter(range(1 << 30))
 
     def run(self, args: Sequence[str], *, input: bytes | None = None) -> commands.Result:  # noqa: A002
@@ -264,10 +263,15 @@ def host_of(uri: str, clock: Clock) -> Host:
         return LocalHost()
     if transport in {"ssh", "libssh", "libssh2"} and parts.hostname:
         user = f"{parts.username}@" if parts.username else ""
-        keys = urllib.parse.parse_qs(parts.query).get("keyfile", [""])
-        return SshHost(
-            f"{user}{parts.hostname}", port=parts.port or 0, key_file=keys[0], clock=clock
-        )
+        query = urllib.parse.parse_qs(parts.query)
+        options = ["-p", str(parts.port)] if parts.port else []
+        for key_file in query.get("keyfile", [])[:1]:
+            options += ["-i", key_file]
+        if query.get("no_verify") == ["1"]:
+            # Only where whoever wrote the URI asked libvirt for the same.
+            options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+            options += ["-o", "LogLevel=ERROR"]
+        return SshHost(f"{user}{parts.hostname}", options, clock)
     raise Unsupported(
         f"{uri}: the files of that host cannot be reached this way",
         hint="Use qemu+ssh://, or run a node on that host.",

@@ -6,7 +6,7 @@ connection that is always open ties its life to ours, also through ssh and after
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,23 @@ class ImageInfo:
     bitmaps: dict[str, Bitmap]
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How an image is opened.
+
+    Attributes:
+        path: of the image.
+        format: its format; never guessed.
+        bitmaps: persistent bitmaps to offer as `qemu:dirty-bitmap:<name>`.
+        writable: open it for writing.
+    """
+
+    path: str
+    format: str
+    bitmaps: tuple[str, ...] = ()
+    writable: bool = False
+
+
 def information(host: Host, path: str, image_format: str) -> ImageInfo:
     """Return what an image is.
 
@@ -83,42 +100,31 @@ def create(host: Host, path: str, image_format: str, size: int) -> None:
 
 
 @contextlib.contextmanager
-def served(
-    host: Host,
-    clock: Clock,
-    path: str,
-    image_format: str,
-    *,
-    mark: str,
-    bitmaps: Sequence[str] = (),
-    writable: bool = False,
-) -> Iterator[nbd.NbdDisk]:
+def served(host: Host, clock: Clock, image: Opening, mark: str) -> Iterator[nbd.NbdDisk]:
     """Serve an image with qemu-nbd and yield it as a disk. Everything ends with the context.
 
     Args:
         host: where the image is.
         clock: for time limits.
-        path: of the image.
-        image_format: its format; never guessed.
+        image: what is served how.
         mark: directory and mark of the socket and the pid file.
-        bitmaps: persistent bitmaps to offer as `qemu:dirty-bitmap:<name>`.
-        writable: open it for writing.
 
     Raises:
         CommandFailed: qemu-nbd did not start, or failed at its end (what was written may be lost).
     """
     socket = f"{mark}.sock"
     check_socket(socket)
-    args = ["qemu-nbd", f"--socket={socket}", f"--format={image_format}", f"--shared={SHARED}"]
-    args += [f"--pid-file={mark}.pid", *(f"--bitmap={name}" for name in bitmaps)]
-    args += ["--cache=writeback", "--discard=unmap"] if writable else ["--read-only"]
+    args = ["qemu-nbd", f"--socket={socket}", f"--format={image.format}", f"--shared={SHARED}"]
+    args += [f"--pid-file={mark}.pid", *(f"--bitmap={name}" for name in image.bitmaps)]
+    args += ["--cache=writeback", "--discard=unmap"] if image.writable else ["--read-only"]
     try:
-        with host.start([*args, "--", path]) as process:
+        with host.start([*args, "--", image.path]) as process:
             with _reached(host, clock, process, socket) as disk:
                 yield disk
             # Without clients it ends by itself; its status says whether all reached the disk.
             if status := process.wait(STOP_LIMIT_S):
-                raise CommandFailed(f"qemu-nbd {path}: exit status {status}: {process.said()}")
+                said = process.said()
+                raise CommandFailed(f"qemu-nbd {image.path}: exit status {status}: {said}")
     finally:
         host.remove(socket)
         host.remove(f"{mark}.pid")
@@ -134,16 +140,22 @@ def _reached(
             raise CommandFailed(f"{' '.join(process.args)}: {process.said()}")
         clock.sleep(POLL_S)
     with host.socket(socket) as local:
-        while True:
-            try:
-                disk = nbd.NbdDisk(nbd.Address(path=local))
-                break
-            except NbdError:
-                if process.status() is not None or clock.monotonic() > deadline:
-                    raise
-                clock.sleep(POLL_S)
+        while (disk := _connected(local, process)) is None:
+            if clock.monotonic() > deadline:
+                raise NbdError(f"{socket} does not answer")
+            clock.sleep(POLL_S)
         with disk:
             yield disk
+
+
+def _connected(path: str, process: commands.Process) -> nbd.NbdDisk | None:
+    """Return the disk, None if the server is not yet ready for it."""
+    try:
+        return nbd.NbdDisk(nbd.Address(path=path))
+    except NbdError:
+        if process.status() is not None:
+            raise
+        return None
 
 
 def check_socket(path: str) -> None:

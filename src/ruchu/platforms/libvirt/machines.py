@@ -8,12 +8,12 @@ stay beside the new ones, under temporary names, until the new definition is acc
 import contextlib
 import re
 import secrets
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from ruchu.blocks import nbd
-from ruchu.errors import AlreadyExists, InvalidName, NotFound, PlatformError, SourceBusy
+from ruchu.errors import AlreadyExists, InvalidName, SourceBusy
 from ruchu.model.machines import DiskSpec, MachineSpec, Placement
 from ruchu.platforms.libvirt import domain_xml, images, inventory, naming, planning, power
 from ruchu.platforms.libvirt.capture import Settings
@@ -99,7 +99,7 @@ class Restore:
         self._sinks: list[Sink] = []
         self._finished = False
 
-    def __enter__(self) -> "Restore":
+    def __enter__(self) -> Self:
         """Create the images and serve them."""
         try:
             self._begin()
@@ -159,10 +159,8 @@ class Restore:
                 images.served(
                     self._host,
                     self._settings.clock,
-                    image.partial,
-                    image.format,
-                    mark=f"{self._settings.socket_directory}/{mark}",
-                    writable=True,
+                    images.Opening(image.partial, image.format, writable=True),
+                    f"{self._settings.socket_directory}/{mark}",
                 )
             )
             self._sinks.append(Sink(image.disk.key, disk))
@@ -253,12 +251,11 @@ def plan_restore(client: Client, spec: MachineSpec, placement: Placement) -> Res
     if not NAME.fullmatch(name):
         raise InvalidName(f"machine name {name!r}")
     same, named = client.find(spec.id), client.find(name)
-    old = _replaced(same, named, placement) if placement.replace else None
-    if not placement.replace:
-        if named is not None:
-            raise AlreadyExists(f"machine {name}", hint="Give a new name, or replace it.")
+    old = _replaced(same, named) if placement.replace else None
+    if named is not None and not placement.replace:
+        raise AlreadyExists(f"machine {name}", hint="Give a new name, or replace it.")
     new_identity = old is None and same is not None
-    identity = str(uuid.uuid4()) if new_identity else spec.id
+    identity = domain_xml.new_uuid() if new_identity else spec.id
     wanted = planning.chosen(spec.disks, placement.disks)
     made = tuple(_image(disk, name, placement) for disk in wanted)
     if len({image.path for image in made}) != len(made):
@@ -267,7 +264,7 @@ def plan_restore(client: Client, spec: MachineSpec, placement: Placement) -> Res
     return RestorePlan(name, identity, made, directory, new_identity, old)
 
 
-def _replaced(same: Domain | None, named: Domain | None, placement: Placement) -> Domain | None:
+def _replaced(same: Domain | None, named: Domain | None) -> Domain | None:
     if same is not None and named is not None and same.UUIDString() != named.UUIDString():
         raise AlreadyExists(
             f"machine {named.name()}",
@@ -276,9 +273,6 @@ def _replaced(same: Domain | None, named: Domain | None, placement: Placement) -
     old = same if same is not None else named
     if old is not None:
         _check_off(old)
-        if same is None and placement.macs == "keep":
-            # Another identity under the same name: it is replaced as asked.
-            return old
     return old
 
 

@@ -14,8 +14,7 @@ from ruchu.errors import CommandFailed, SourceBusy, Unsupported
 from ruchu.model.machines import DiskSpec, PowerState
 from ruchu.model.sources import ChangeRef, Consistency, Reason
 from ruchu.platforms.contract import SourcePoint
-from ruchu.platforms.libvirt import checkpoints, disks, domain_xml, images, leftovers, naming
-from ruchu.platforms.libvirt import planning, quiesce
+from ruchu.platforms.libvirt import checkpoints, disks, images, leftovers, naming, planning, quiesce
 from ruchu.platforms.libvirt.capture import Settings, Target
 from ruchu.platforms.libvirt.client import translated
 
@@ -68,14 +67,15 @@ class OfflineCapture:
         for plan in self._plan.disks:
             mark = naming.mark(self._request.owner, self._spec.id)
             bitmaps = self._bitmaps.get(plan.key)
+            opening = images.Opening(
+                plan.disk.location, plan.disk.format, bitmaps=tuple(bitmaps or ())
+            )
             disk = self._stack.enter_context(
                 images.served(
                     self._settings.host,
                     self._settings.clock,
-                    plan.disk.location,
-                    plan.disk.format,
-                    mark=f"{self._settings.socket_directory}/{mark}",
-                    bitmaps=bitmaps or (),
+                    opening,
+                    f"{self._settings.socket_directory}/{mark}",
                 )
             )
             self._opened.append(disks.PointDisk(plan.key, disk, bitmaps))

@@ -78,16 +78,17 @@ def plan(disks: Sequence[DiskSpec], base: ChangeRef | None, moment: Moment | Non
 
 def _why_full(disk: DiskSpec, base: ChangeRef | None, moment: Moment | None) -> Reason | None:
     """Return why a disk is read in full; None if it is not, or if a full was asked for."""
+    before = moment.sizes.get(disk.key, disk.size) if moment is not None else 0
     if not disk.tracked:
-        text = f"changes of a {disk.format} image cannot be tracked"
-        return Reason("format-untracked", text, disk.key)
-    if base is None:
+        code, text = "format-untracked", f"changes of a {disk.format} image cannot be tracked"
+    elif base is None:
         return None
-    if moment is None:
-        return Reason("no-reference", f"checkpoint {base.name} is not there", disk.key)
-    if disk.key not in moment.bitmaps:
-        return Reason("disk-new", f"checkpoint {base.name} does not cover it", disk.key)
-    before = moment.sizes.get(disk.key, disk.size)
-    if before != disk.size:
-        return Reason("disk-resized", f"{before} bytes then, {disk.size} now", disk.key)
-    return None
+    elif moment is None:
+        code, text = "no-reference", f"checkpoint {base.name} is not there"
+    elif disk.key not in moment.bitmaps:
+        code, text = "disk-new", f"checkpoint {base.name} does not cover it"
+    elif before != disk.size:
+        code, text = "disk-resized", f"{before} bytes then, {disk.size} now"
+    else:
+        return None
+    return Reason(code, text, disk.key)

@@ -39,11 +39,10 @@ def bring_to(domain: Domain, state: PowerState, clock: Clock, shutdown_limit_s: 
             _switch_off(domain, clock, shutdown_limit_s)
         elif state is PowerState.RUNNING:
             _run(domain)
+        elif not domain.isActive():
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         else:
-            if not domain.isActive():
-                domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-            else:
-                domain.suspend()
+            domain.suspend()
         if not _reached(domain, state, clock, STATE_LIMIT_S):
             raise PlatformError(f"{domain.name()} is not {state.value} after {STATE_LIMIT_S:g} s")
 

@@ -1,0 +1,1 @@
+"""The exit kit: what lies in every storage, so that it can be read without Ruchu."""

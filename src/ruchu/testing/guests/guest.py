@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import libvirt_qemu
 
 from ruchu import clock, commands
 from ruchu.errors import GuestAgentError
+from ruchu.platforms.libvirt import domain_xml
 from ruchu.testing.guests import builder
 from ruchu.units import MIB
 
@@ -181,9 +181,9 @@ def defined(
 ) -> Iterator[Guest]:
     """Define a guest with new disks; at the end it and its directory are gone."""
     # Short: socket paths are at most 107 bytes, and tests put sockets below this directory.
-    directory = Path(tempfile.mkdtemp(prefix="rg-", dir="/var/tmp"))  # noqa: S108 - mkdtemp
+    directory = Path(tempfile.mkdtemp(prefix="rg-", dir="/var/tmp"))
     directory.chmod(0o755)
-    identity = str(uuid.uuid4())
+    identity = domain_xml.new_uuid()
     guest = Guest(uri, f"{prefix}-{identity[:8]}", identity, directory)
     try:
         for disk in disks:

@@ -1,0 +1,218 @@
+"""Backing up a disk image or a block device of this host."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruchu.blocks import copying
+from ruchu.blocks.files import FileReader
+from ruchu.errors import Unsupported
+from ruchu.model.extents import Extent, aligned
+from ruchu.model.sources import Kind, Reason
+from ruchu.protection import bases, change_lists, sampling
+from ruchu.protection.bases import Base
+from ruchu.protection.running import Run
+from ruchu.protection.sampling import Sample
+from ruchu.repository.chains import Chain, ProtectedObject
+from ruchu.repository.heads import Head
+from ruchu.repository.repositories import Repository
+from ruchu.repository.writing import PointWriter
+
+OBJECT_KIND = "image"
+DISK = "disk0"
+# Formats whose bytes are not those that a guest sees, by how they begin.
+_FORMATS = {
+    b"QFI\xfb": "qcow2",
+    b"KDMV": "VMDK",
+    b"COWD": "VMDK",
+    b"# Disk DescriptorFile": "VMDK",
+    b"vhdxfile": "VHDX",
+    b"conectix": "VHD",
+}
+_MAGIC_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """What a backup of an image did.
+
+    Attributes:
+        head: the point as committed.
+        size: bytes of the image.
+        bytes_read: bytes read to be backed up.
+        bytes_stored: bytes added to the storage.
+        seconds: how long it took.
+        reasons: why it is not what was asked for, if it is not.
+        sample: the cross-check of blocks that the change list leaves out; None without a list.
+        source_changed: the image changed while it was read.
+    """
+
+    head: Head
+    size: int
+    bytes_read: int
+    bytes_stored: int
+    seconds: float
+    reasons: tuple[Reason, ...]
+    sample: Sample | None
+    source_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to read, and whether the rest is as in the base."""
+
+    extents: list[Extent] | None
+    on_base: bool
+    reasons: tuple[Reason, ...] = ()
+    sample: Sample | None = None
+
+
+def back_up_image(
+    repository: Repository,
+    name: str,
+    path: Path,
+    kind: Kind,
+    changes: Path | None = None,
+    run: Run | None = None,
+) -> BackupResult:
+    """Back up a raw image or a block device; it is opened read-only.
+
+    Args:
+        repository: where to.
+        name: the protected object, under which later runs find the chain again.
+        path: the image or device.
+        kind: a run without a base becomes a full.
+        changes: list of the ranges that changed since the base (`change_lists`); only these are
+            read. For a differential it must be relative to the last full.
+        run: how.
+
+    Raises:
+        NotFound, UsageError: there is no such image, or the change list is wrong.
+        Unsupported: the image has a format of its own.
+        ChainBusy: another run backs up the same object.
+        Cancelled, Incomplete, StorageError: no point was made.
+    """
+    run = run or Run()
+    clock = repository.surroundings.clock
+    began = clock.monotonic()
+    refuse_formats(path)
+    with FileReader(path) as source:
+        listed = change_lists.read(changes, source.size) if changes is not None else None
+        chain = _chain(repository, name, source.size)
+        with chain.exclusive("backup") as lock:
+            base = bases.choose(chain, kind)
+            writer = PointWriter(chain, lock, base.kind, base.head, level=run.level)
+            with writer:
+                before, time = _state(path), clock.now()
+                plan = _plan(source, chain, writer, listed, run)
+                progress = _copy(source, chain, writer, plan, run)
+                changed = _state(path) != before
+                reasons = base.reasons + plan.reasons
+                seconds = clock.monotonic() - began
+                _describe(writer, plan, reasons)
+                facts = _facts(path, progress.data, seconds, source_changed=changed)
+                head = writer.commit(time, facts)
+        return BackupResult(
+            head, source.size, progress.data, writer.bytes_stored,
+            clock.monotonic() - began, reasons, plan.sample, changed,
+        )  # fmt: skip
+
+
+def refuse_formats(path: Path) -> None:
+    """Refuse a file of a format whose bytes are not those of the disk in it.
+
+    A device is taken as it is: what a guest wrote at its start must not decide.
+
+    Raises:
+        Unsupported: it is such a file.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        front = file.read(_MAGIC_BYTES)
+    for magic, name in _FORMATS.items():
+        if front.startswith(magic):
+            hint = (
+                f"Convert it (`qemu-img convert -O raw`), attach it (`qemu-nbd --read-only`) and "
+                f"back up the device, or back up the machine: `ruchu backup vm`. It is {name}."
+            )
+            raise Unsupported(f"({path} is a {name} image, not a raw one)", hint=hint)
+
+
+def _chain(repository: Repository, name: str, size: int) -> Chain:
+    what = ProtectedObject(OBJECT_KIND, name)
+    return repository.find_chain(what) or repository.create_chain(what, size)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what tells a changed file from an unchanged one; nothing does so for a device."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _plan(
+    source: FileReader, chain: Chain, writer: PointWriter, listed: list[Extent] | None, run: Run
+) -> _Plan:
+    """Decide what to read: what the list says if it can be trusted, all data otherwise."""
+    if listed is None or writer.base is None:
+        # The base says why there is none; the list is of no use then.
+        return _Plan(None, on_base=False)
+    base_map = writer.base_map(DISK, source.size)
+    entry = writer.base.disk(DISK)
+    if base_map is None or entry is None:
+        reason = Reason("disk-resized", "the image is smaller than that of the base", DISK)
+        return _Plan(None, on_base=False, reasons=(reason,))
+    block = chain.block_size
+    if base_map.size < source.size:
+        listed = [*listed, Extent(base_map.size, source.size - base_map.size)]
+        listed.sort(key=lambda extent: extent.start)
+    changed = list(aligned(listed, block, source.size))
+    base_disk = chain.disk(writer.base, entry)
+    sample = sampling.check(source, base_disk, changed, block, (run.choose, run.sample))
+    if sample.differs_at is not None:
+        text = f"the change list leaves out a change at byte {sample.differs_at}"
+        reason = Reason("sample-mismatch", text, DISK)
+        return _Plan(None, on_base=False, reasons=(reason,), sample=sample)
+    return _Plan(changed, on_base=True, sample=sample)
+
+
+def _copy(
+    source: FileReader, chain: Chain, writer: PointWriter, plan: _Plan, run: Run
+) -> copying.Progress:
+    target = writer.open_disk(DISK, source.size, on_base=plan.on_base)
+    extents = plan.extents
+    if extents is None:
+        extents = list(aligned(source.extents(), chain.block_size, source.size))
+    progress = copying.Progress(sum(extent.length for extent in extents))
+    run.watch(source.path.name, progress)
+    return copying.copy(
+        source, extents, target,
+        workers=run.workers, progress=progress, cancelled=run.cancelled,
+    )  # fmt: skip
+
+
+def _describe(writer: PointWriter, plan: _Plan, reasons: tuple[Reason, ...]) -> None:
+    facts: dict[str, Any] = {"read": "changes" if plan.on_base else "all"}
+    if reasons:
+        facts["degraded"] = [{"code": reason.code, "text": reason.text} for reason in reasons]
+    if plan.sample is not None:
+        facts["sample"] = plan.sample.facts()
+    writer.describe_disk(DISK, facts)
+
+
+def _facts(
+    path: Path, bytes_read: int, seconds: float, *, source_changed: bool
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "bytes_read": bytes_read,
+        "seconds": round(seconds, 3),
+        "source": os.fspath(path),
+        "device": path.is_block_device(),
+    }
+    if source_changed:
+        facts["source_changed"] = True
+    return facts
