@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ruchu"
 MODULE_LINES_MAX = 500
+# One file by design: the exit kit has to be read and run without anything else.
+EXIT_KIT, EXIT_KIT_LINES_MAX = "src/ruchu/repository/exitkit/restore.py", 1200
 FUNCTION_LINES_MAX = 50
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Written so that this file does not hold what it looks for.
@@ -95,6 +97,7 @@ def test_no_module_is_too_long() -> None:
     lengths = {
         str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in SOURCE.rglob("*.py")
     }
+    assert lengths.pop(EXIT_KIT) <= EXIT_KIT_LINES_MAX
     assert not {name: lines for name, lines in lengths.items() if lines > MODULE_LINES_MAX}
 
 

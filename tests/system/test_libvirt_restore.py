@@ -203,5 +203,7 @@ def test_power_and_inventory(platform, libvirt_uri):
             assert state() is wanted
         with pytest.raises(SourceBusy):
             platform.delete(guest.uuid, disks=True)
+        # Its agent is what shuts it down; a guest that ignores us would be switched off.
+        guest.wait_until_ready()
         platform.power(guest.name, PowerState.OFF)
         assert re.match(r"libvirt \d", platform.capabilities().version)

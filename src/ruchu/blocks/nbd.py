@@ -64,6 +64,62 @@ class Address:
         return f"nbd{'s' if self.tls else ''}://{self.host}:{self.port}/{self.export}"
 
 
+class _Wire:
+    """A socket that protocol steps are performed on."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._socket = _connect(address)
+        self.broken = False
+
+    def close(self) -> None:
+        self.broken = True
+        self._socket.close()
+
+    def drive(self, steps: Generator[protocol.Step, bytes, T]) -> T:
+        if self.broken:
+            raise NbdError(f"{self._address}: the connection broke before")
+        answer: bytes | None = None
+        try:
+            while True:
+                step = next(steps) if answer is None else steps.send(answer)
+                answer = self._perform(step)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except protocol.RequestRefused:
+            raise
+        except NbdError as error:
+            self.broken = True
+            raise NbdError(f"{self._address}: {error.detail}") from error
+        except OSError as error:
+            self.broken = True
+            raise NbdError(f"{self._address}: {error}") from error
+        except BaseException:
+            # Interrupted in the middle of a message: what follows cannot be understood.
+            self.broken = True
+            raise
+
+    def _perform(self, step: protocol.Step) -> bytes:
+        match step:
+            case protocol.Fill(view):
+                _receive(self._socket, view)
+            case protocol.Receive(count):
+                data = bytearray(count)
+                _receive(self._socket, memoryview(data))
+                return bytes(data)
+            case protocol.Send(buffers):
+                _send(self._socket, buffers)
+            case protocol.StartTls():
+                assert self._address.tls is not None
+                self._socket = self._address.tls.wrap_socket(
+                    self._socket, server_hostname=self._address.host or None
+                )
+            case _:
+                assert_never(step)
+        return b""
+
+
 class Connection:
     """One connection to an NBD server, for one thread at a time. A context manager.
 
@@ -72,14 +128,13 @@ class Connection:
 
     def __init__(self, address: Address, contexts: Sequence[str] = ()) -> None:
         self.address = address
-        self._broken = False
-        self._socket: socket.socket = _connect(address)
+        self._wire = _Wire(address)
         try:
-            self.export = self._drive(
+            self.export = self._wire.drive(
                 protocol.negotiate(address.export, contexts, tls=address.tls is not None)
             )
         except BaseException:
-            self._socket.close()
+            self._wire.close()
             raise
 
     def __enter__(self) -> Self:
@@ -97,16 +152,15 @@ class Connection:
 
     def close(self) -> None:
         """Say goodbye and close. Never raises: nothing is lost that was not flushed."""
-        if not self._broken:
+        if self.usable:
             with contextlib.suppress(NbdError):
-                self._drive(protocol.disconnect())
-        self._broken = True
-        self._socket.close()
+                self._wire.drive(protocol.disconnect())
+        self._wire.close()
 
     @property
     def usable(self) -> bool:
         """Whether no error has made it useless."""
-        return not self._broken
+        return not self._wire.broken
 
     def read_into(self, start: int, view: memoryview) -> None:
         """Fill the view; any size and alignment.
@@ -120,7 +174,7 @@ class Connection:
             return
         for offset in range(0, len(view), self.export.payload_max):
             part = view[offset : offset + self.export.payload_max]
-            self._drive(protocol.read(self.export, start + offset, part))
+            self._wire.drive(protocol.read(self.export, start + offset, part))
 
     def _read_ragged(self, start: int, view: memoryview) -> None:
         least = self.export.block_min
@@ -138,7 +192,7 @@ class Connection:
         """
         for offset in range(0, len(view), self.export.payload_max):
             part = view[offset : offset + self.export.payload_max]
-            self._drive(protocol.write(self.export, start + offset, part))
+            self._wire.drive(protocol.write(self.export, start + offset, part))
 
     def zero(self, start: int, length: int) -> None:
         """Make a range read as zeros."""
@@ -174,7 +228,7 @@ class Connection:
         while run_end < self.export.size:
             wanted = min(self.export.size - run_end, STATUS_REQUEST_MAX)
             steps = protocol.block_status(self.export, run_end, wanted)
-            for length, flags in self._drive(steps)[context]:
+            for length, flags in self._wire.drive(steps)[context]:
                 if flags != run_flags and run_end > run_start:
                     yield run_start, run_end - run_start, run_flags
                     run_start = run_end
@@ -185,50 +239,7 @@ class Connection:
             yield run_start, run_end - run_start, run_flags
 
     def _command(self, number: int, start: int, length: int) -> None:
-        self._drive(protocol.command(self.export, number, start, length))
-
-    def _drive(self, steps: Generator[protocol.Step, bytes, T]) -> T:
-        if self._broken:
-            raise NbdError(f"{self.address}: the connection broke before")
-        answer: bytes | None = None
-        try:
-            while True:
-                step = next(steps) if answer is None else steps.send(answer)
-                answer = self._perform(step)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        except protocol.RequestRefused:
-            raise
-        except NbdError as error:
-            self._broken = True
-            raise NbdError(f"{self.address}: {error.detail}") from error
-        except OSError as error:
-            self._broken = True
-            raise NbdError(f"{self.address}: {error}") from error
-        except BaseException:
-            # Interrupted in the middle of a message: what follows cannot be understood.
-            self._broken = True
-            raise
-
-    def _perform(self, step: protocol.Step) -> bytes:
-        match step:
-            case protocol.Fill(view):
-                _receive(self._socket, view)
-            case protocol.Receive(count):
-                data = bytearray(count)
-                _receive(self._socket, memoryview(data))
-                return bytes(data)
-            case protocol.Send(buffers):
-                _send(self._socket, buffers)
-            case protocol.StartTls():
-                assert self.address.tls is not None
-                self._socket = self.address.tls.wrap_socket(
-                    self._socket, server_hostname=self.address.host or None
-                )
-            case _:
-                assert_never(step)
-        return b""
+        self._wire.drive(protocol.command(self.export, number, start, length))
 
 
 class NbdDisk:
@@ -374,6 +385,20 @@ class NbdDisk:
         with self._lock:
             self._open.discard(connection)
         connection.close()
+
+
+def list_contexts(address: Address, queries: Sequence[str] = ()) -> list[str]:
+    """Return the metadata contexts that an export offers, such as its dirty bitmaps.
+
+    Raises:
+        NbdError: the server cannot be asked.
+    """
+    wire = _Wire(address)
+    try:
+        tls = address.tls is not None
+        return wire.drive(protocol.list_contexts(address.export, queries, tls=tls))
+    finally:
+        wire.close()
 
 
 def _content(flags: int) -> Content:

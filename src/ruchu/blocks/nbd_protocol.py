@@ -81,6 +81,26 @@ def negotiate(
         contexts: metadata contexts to select; those that the server lacks are left out.
         tls: upgrade to TLS first; a server that will not is refused.
     """
+    done = _Negotiated()
+    done.structured = yield from _greet(tls=tls)
+    if contexts and done.structured:
+        done.contexts = yield from _contexts(messages.OPT_SET_META_CONTEXT, export, contexts)
+    yield from _go(export, done)
+    return _finished(done)
+
+
+def list_contexts(
+    export: str, queries: Sequence[str] = (), *, tls: bool = False
+) -> Generator[Step, bytes, list[str]]:
+    """Do the handshake and return the metadata contexts that the server offers."""
+    if not (yield from _greet(tls=tls)):
+        return []
+    found = yield from _contexts(messages.OPT_LIST_META_CONTEXT, export, queries)
+    return [name for name, _ in found]
+
+
+def _greet(*, tls: bool) -> Generator[Step, bytes, bool]:
+    """Open the handshake; return whether structured replies were agreed on."""
     flags = messages.parse_greeting((yield Receive(messages.GREETING_SIZE)))
     yield Send((messages.client_flags(flags),))
     if tls:
@@ -88,23 +108,7 @@ def negotiate(
         if error:
             raise NbdError(f"TLS is wanted, but: {error}")
         yield StartTls()
-    done = _Negotiated()
-    error = yield from _simple_option(messages.OPT_STRUCTURED_REPLY)
-    done.structured = not error
-    if contexts and done.structured:
-        done.contexts = yield from _contexts(messages.OPT_SET_META_CONTEXT, export, contexts)
-    yield from _go(export, done)
-    return _finished(done)
-
-
-def list_contexts(export: str, queries: Sequence[str] = ()) -> Generator[Step, bytes, list[str]]:
-    """Do the handshake and return the metadata contexts that the server offers."""
-    flags = messages.parse_greeting((yield Receive(messages.GREETING_SIZE)))
-    yield Send((messages.client_flags(flags),))
-    if (yield from _simple_option(messages.OPT_STRUCTURED_REPLY)):
-        return []
-    found = yield from _contexts(messages.OPT_LIST_META_CONTEXT, export, queries)
-    return [name for name, _ in found]
+    return not (yield from _simple_option(messages.OPT_STRUCTURED_REPLY))
 
 
 def read(export: messages.Export, start: int, view: memoryview) -> Generator[Step, bytes, None]:

@@ -55,9 +55,7 @@ def aligned(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent
         yield Extent(run_start, run_end - run_start, run_content)
 
 
-def _pieces(
-    extents: Iterable[Extent], block: int, size: int
-) -> Iterator[tuple[int, int, Content]]:
+def _pieces(extents: Iterable[Extent], block: int, size: int) -> Iterator[tuple[int, int, Content]]:
     data_end = 0
     for extent in extents:
         first = extent.start // block * block

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruchu.blocks import copying
 from ruchu.blocks.files import FileReader
-from ruchu.errors import Unsupported
+from ruchu.errors import NotFound, Unsupported
 from ruchu.model.extents import Extent, aligned
 from ruchu.model.sources import Kind, Reason
 from ruchu.protection import bases, change_lists, sampling
@@ -126,12 +126,16 @@ def refuse_formats(path: Path) -> None:
     A device is taken as it is: what a guest wrote at its start must not decide.
 
     Raises:
+        NotFound: it cannot be read.
         Unsupported: it is such a file.
     """
     if not path.is_file():
         return
-    with path.open("rb") as file:
-        front = file.read(_MAGIC_BYTES)
+    try:
+        with path.open("rb") as file:
+            front = file.read(_MAGIC_BYTES)
+    except OSError as error:
+        raise NotFound(f"({path}: {error.strerror})") from None
     for magic, name in _FORMATS.items():
         if front.startswith(magic):
             hint = (

@@ -133,7 +133,9 @@ class Chain:
 
     def live_packs(self) -> set[str]:
         """Return the ids of the packs that do not wait in the trash."""
-        trashed = {pack for record in trash.read_all(self.storage, self.id) for pack in record.packs}
+        trashed = {
+            pack for record in trash.read_all(self.storage, self.id) for pack in record.packs
+        }
         return set(self.pack_ids()) - trashed
 
     def open_index(self) -> DedupIndex:

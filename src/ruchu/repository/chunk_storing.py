@@ -17,9 +17,7 @@ class ChunkStore:
     so no two threads wait for each other.
     """
 
-    def __init__(
-        self, index: DedupIndex, keys: ChainKeys, compressor: codec.Compressor
-    ) -> None:
+    def __init__(self, index: DedupIndex, keys: ChainKeys, compressor: codec.Compressor) -> None:
         self._index = index
         self._keys = keys
         self._compressor = compressor
@@ -61,9 +59,7 @@ class ChunkStore:
             self.new_chunks += len(mine)
         return [place for place in found if place is not None]
 
-    def _claim(
-        self, kind: int, ids: list[bytes], missing: list[int]
-    ) -> dict[bytes, "_Claimed"]:
+    def _claim(self, kind: int, ids: list[bytes], missing: list[int]) -> dict[bytes, "_Claimed"]:
         mine: dict[bytes, _Claimed] = {}
         with self._changed:
             for at in missing:
@@ -72,9 +68,7 @@ class ChunkStore:
                     mine[ids[at]] = _Claimed(at)
         return mine
 
-    def _append(
-        self, kind: int, chunks: list[codec.Bytes], mine: dict[bytes, "_Claimed"]
-    ) -> None:
+    def _append(self, kind: int, chunks: list[codec.Bytes], mine: dict[bytes, "_Claimed"]) -> None:
         if not mine:
             return
         assert self.writer is not None

@@ -12,6 +12,7 @@ from ruchu.repository import maps, packs
 from ruchu.repository.chunk_storing import ChunkStore
 from ruchu.repository.disk_maps import DiskMap
 from ruchu.repository.heads import Reference
+from ruchu.repository.reach import Places
 
 # Segments being filled. Copies go upwards, so a segment that fell out of these is rarely touched
 # again; if it is, it is read back.
@@ -46,15 +47,23 @@ class DiskWriter:
     """
 
     def __init__(
-        self, store: ChunkStore, table: maps.PackTable, size: int, block_size: int,
-        base: DiskMap | None,
-    ) -> None:  # fmt: skip
-        assert base is None or (base.block_size == block_size and base.size <= size)
+        self,
+        store: ChunkStore,
+        table: maps.PackTable,
+        size: int,
+        block_size: int,
+        base: tuple[DiskMap, Places] | None,
+    ) -> None:
         self.size = size
         self.block_size = block_size
         self._store = store
         self._table = table
-        self._base = base
+        self._base: DiskMap | None = None
+        self._places: Places | None = None
+        if base is not None:
+            self._base, self._places = base
+        assert self._base is None or self._base.block_size == block_size
+        assert self._base is None or self._base.size <= size
         self._lock = threading.Lock()
         self._drafts: OrderedDict[int, maps.Slots] = OrderedDict()
         self._branches: dict[int, tuple[int, int, int, bytes] | None] = {}
@@ -140,7 +149,15 @@ class DiskWriter:
             assert self._spill is not None
             return self._spill.get(segment, count)
         base = self._base.segment(segment) if self._base is not None else None
-        return maps.resized(base, count) if base is not None else np.zeros(count, maps.SLOT)
+        if base is None:
+            return np.zeros(count, maps.SLOT)
+        # A segment that is written anew names the packs as they are now, so that the tables of
+        # moved packs are needed less and less.
+        slots = maps.resized(base, count)
+        assert self._places is not None
+        used = slots["stored"] > 0
+        slots[used] = self._places.current(slots[used])
+        return slots
 
     def _finish_segment(self, segment: int, slots: maps.Slots) -> None:
         if not slots["stored"].any():
@@ -164,9 +181,7 @@ class DiskWriter:
         with self._lock:
             while self._drafts:
                 self._finish_segment(*self._drafts.popitem(last=False))
-            chunk = maps.encode_root(
-                self.block_size, self.size, self._all_branches(), self._table
-            )
+            chunk = maps.encode_root(self.block_size, self.size, self._all_branches(), self._table)
         chunk_id = self._store.identify(chunk)
         (place,) = self._store.store(packs.KIND_ROOT, [chunk_id], [chunk])
         pack = self._table.id(place.pack).hex()

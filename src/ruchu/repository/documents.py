@@ -86,5 +86,3 @@ def hex_field(name: str, value: Document, key: str, length: int) -> bytes:
     if len(data) != length:
         raise Damaged(f"{name}: field {key!r} is not {length} bytes of hex")
     return data
-
-

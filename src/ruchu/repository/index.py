@@ -8,7 +8,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ ROW = np.dtype([
     ("kind", "<u4"),
 ])  # fmt: skip
 Rows = npt.NDArray[np.void]
+Prefixes = npt.NDArray[np.uint64]
 assert ROW.itemsize == 56
 
 _MAGIC = b"RUCHUIX1"
@@ -112,20 +113,26 @@ class DedupIndex:
         wanted = np.frombuffer(b"".join(ids), "<u8")[::4]
         found: list[Location | None] = [None] * len(ids)
         with self._lock:
-            runs = [(self._main, self._main_prefix, self._numbers)]
-            runs += [(rows, np.ascontiguousarray(rows["prefix"]), None) for rows in self._fresh]
-            for rows, prefixes, numbers in runs:
-                if not len(rows):
-                    continue
-                places = np.searchsorted(prefixes, wanted)
-                places[places == len(rows)] = 0
-                for at in np.flatnonzero(prefixes[places] == wanted).tolist():
-                    row = rows[places[at]]
-                    pack = int(row["pack"]) if numbers is None else int(numbers[row["pack"]])
-                    same = row["id"].tobytes() == ids[at] and int(row["kind"]) == kind
-                    if same and pack not in self._dead:
-                        found[at] = Location(pack, int(row["offset"]), int(row["stored"]))
+            for at, row in _hits(self._main, self._main_prefix, wanted):
+                self._take(found, at, row, int(self._numbers[row["pack"]]), ids, kind)
+            for rows in self._fresh:
+                for at, row in _hits(rows, np.ascontiguousarray(rows["prefix"]), wanted):
+                    self._take(found, at, row, int(row["pack"]), ids, kind)
         return found
+
+    def _take(
+        self,
+        found: list[Location | None],
+        at: int,
+        row: np.void,
+        pack: int,
+        ids: list[bytes],
+        kind: int,
+    ) -> None:
+        """Count a row as a hit if the full id and the kind agree and the pack is alive."""
+        same = row["id"].tobytes() == ids[at] and int(row["kind"]) == kind
+        if same and pack not in self._dead:
+            found[at] = Location(pack, int(row["offset"]), int(row["stored"]))
 
     def save(self) -> None:
         """Write the cache, so that the next run need not read the footers again."""
@@ -157,6 +164,15 @@ class DedupIndex:
             self._main, self._numbers = mapped, np.array(known, "<u4")
 
 
+def _hits(rows: Rows, prefixes: Prefixes, wanted: Prefixes) -> Iterator[tuple[int, np.void]]:
+    """Yield (index into wanted, row) where a prefix is found."""
+    if len(rows):
+        places = np.searchsorted(prefixes, wanted)
+        places[places == len(rows)] = 0
+        for at in np.flatnonzero(prefixes[places] == wanted).tolist():
+            yield at, rows[places[at]]
+
+
 def _merged(runs: list[Rows]) -> Rows:
     rows = np.concatenate(runs)
     return rows[np.argsort(rows["prefix"], kind="stable")]
@@ -178,6 +194,6 @@ def _read_cache(path: Path) -> tuple[Rows, list[bytes]]:
     if count:
         rows = np.memmap(path, ROW, "r", start, count)
     # A wrong location here would put a wrong map into a new point: check before trusting.
-    if blake3(text).update(memoryview(rows).cast("B") if count else b"").digest() != digest:
+    if blake3(text).update(rows.view(np.uint8).data if count else b"").digest() != digest:
         raise ValueError(path)
     return rows, [bytes.fromhex(pack) for pack in json.loads(text)]

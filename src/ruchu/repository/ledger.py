@@ -162,9 +162,7 @@ class Ledger:
         found = [Reference(*reference) for reference in references]  # type: ignore[arg-type]
         return reference_slots(found, self._chain.table)
 
-    def _count(
-        self, slots: maps.Slots, delta: int | npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.intp]:
+    def _count(self, slots: maps.Slots, delta: int | npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
         """Add to the counts; return the rows whose record began or ceased to be needed.
 
         `delta` is one number for all rows, or one for each; all of one sign.

@@ -5,6 +5,7 @@ In memory a pack is a number of the `PackTable`; on storage it is its id.
 
 import struct
 import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,9 +127,7 @@ def encode_root(block_size: int, size: int, branches: Branches, table: PackTable
     """Return the chunk of a map root."""
     assert len(branches) <= SEGMENTS_MAX
     ids, index = _local_packs(table, branches["pack"])
-    front = _ROOT.pack(
-        b"ROOT", block_size, size, SEGMENT_BLOCKS, len(branches), len(ids), 0
-    )
+    front = _ROOT.pack(b"ROOT", block_size, size, SEGMENT_BLOCKS, len(branches), len(ids), 0)
     columns = (
         branches["segment"], index.astype("<u4"), branches["offset"], branches["stored"],
         branches["id"],
@@ -160,7 +159,7 @@ def decode_root(name: str, chunk: bytes, size: int, table: PackTable) -> tuple[i
     return block_size, branches
 
 
-def _head(name: str, layout: struct.Struct, chunk: bytes) -> tuple[int, ...]:
+def _head(name: str, layout: struct.Struct, chunk: bytes) -> tuple[Any, ...]:
     if len(chunk) < layout.size:
         raise Damaged(f"{name}: map of {len(chunk)} bytes")
     return layout.unpack_from(chunk)

@@ -86,9 +86,7 @@ def _check_leases(chain: Chain, stems: tuple[str, ...]) -> None:
             raise PointInUse(f"{stem[11:19]} by {locking.describe(held)}")
 
 
-def sweep(
-    chain: Chain, lock: ChainLock, *, grace: datetime.timedelta = GRACE_DEFAULT
-) -> Swept:
+def sweep(chain: Chain, lock: ChainLock, *, grace: datetime.timedelta = GRACE_DEFAULT) -> Swept:
     """Put packs that nobody needs into the trash, and compact those that few need."""
     storage = chain.storage
     with Ledger(chain) as ledger:

@@ -40,11 +40,13 @@ class Moves:
 
     def packed(self, pack: bytes, chain: bytes, nonce: bytes, cipher: AESGCM | None) -> bytes:
         """Return the whole object."""
-        body = b"".join((
-            _COUNTS.pack(len(self.targets), len(self.old)),
-            *self.targets,
-            *(np.ascontiguousarray(c, "<u4").tobytes() for c in (self.old, self.to, self.new)),
-        ))
+        body = b"".join(
+            (
+                _COUNTS.pack(len(self.targets), len(self.old)),
+                *self.targets,
+                *(np.ascontiguousarray(c, "<u4").tobytes() for c in (self.old, self.to, self.new)),
+            )
+        )
         flags = 1 if cipher else 0
         front = _FRONT.pack(_MAGIC, 1, flags, pack, chain, nonce if cipher else bytes(12), 0)
         stored = cipher.encrypt(nonce, body, front) if cipher else body

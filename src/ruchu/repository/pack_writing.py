@@ -6,16 +6,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ruchu.chunks import codec
+from ruchu.chunks.codec import Bytes
 from ruchu.model.ids import Entropy, new_id
 from ruchu.repository import layout, maps, packs
 from ruchu.repository.pack_reading import Chain
 from ruchu.storage.contract import Buffer, ObjectWriter, Storage
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 # Packs being made durable while the next one is filled; bounds what is not durable yet.
 _SEALS_MAX = 2
@@ -29,7 +31,7 @@ class Prepared:
     id: bytes
     plain: int
     codec: int
-    payload: codec.Bytes
+    payload: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,20 @@ class Location:
 class _OpenPack:
     """The pack that is being filled."""
 
-    def __init__(self, writer: ObjectWriter, number: int, header: bytes) -> None:
+    def __init__(
+        self, writer: ObjectWriter, stack: contextlib.ExitStack, number: int, header: bytes
+    ) -> None:
         self.writer = writer
+        self.stack = stack
         self.number = number
         self.header = header
         self.end = packs.HEADER_BYTES
         self.rows: list[tuple[bytes, int, int, int, int, int, int]] = []
+
+    def commit(self) -> None:
+        """Make the pack durable and give its handles back."""
+        with self.stack:
+            self.writer.commit()
 
 
 class PackWriter:
@@ -75,7 +85,6 @@ class PackWriter:
         self._lock = threading.Lock()
         self._open: _OpenPack | None = None
         self._cipher: AESGCM | None = None
-        self._stack = contextlib.ExitStack()
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "ruchu-seal")
         self._sealing: list[concurrent.futures.Future[None]] = []
         self.bytes_written = 0
@@ -91,8 +100,9 @@ class PackWriter:
         trace: TracebackType | None,
     ) -> None:
         # Waits for seals under way: they use the storage, which the caller closes next.
-        self._sealer.shutdown(wait=True, cancel_futures=True)
-        self._stack.close()
+        self._sealer.shutdown(wait=True)
+        if self._open is not None:
+            self._open.stack.close()
 
     def append(self, chunks: list[Prepared]) -> list[Location]:
         """Store chunks, in order, next to one another where possible; return where they are.
@@ -123,9 +133,10 @@ class PackWriter:
         encrypted = self._chain.encrypted
         header = packs.pack_header(pack, bytes.fromhex(self._chain.id), encrypted=encrypted)
         name = layout.pack(self._chain.id, pack.hex())
-        writer = self._stack.enter_context(self._storage.open_writer(name))
+        stack = contextlib.ExitStack()
+        writer = stack.enter_context(self._storage.open_writer(name))
         self._cipher = self._chain.keys.pack_cipher(pack) if encrypted else None
-        self._open = _OpenPack(writer, self._table.number(pack), header)
+        self._open = _OpenPack(writer, stack, self._table.number(pack), header)
         return header
 
     def _add(self, pack: _OpenPack, chunk: Prepared, parts: list[Buffer]) -> Location:
@@ -157,7 +168,7 @@ class PackWriter:
         self._open = None
         while len(self._sealing) >= _SEALS_MAX:
             self._sealing.pop(0).result()
-        self._sealing.append(self._sealer.submit(pack.writer.commit))
+        self._sealing.append(self._sealer.submit(pack.commit))
         self.sealed.append(pack.number)
         self._on_sealed(pack.number, entries)
 

@@ -8,8 +8,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ruchu.chunks import codec
-from ruchu.errors import Damaged, ObjectExists, ObjectMissing, ObjectShort
-from ruchu.repository import layout, moves, packs
+from ruchu.errors import Damaged, ObjectExists, ObjectMissing, ObjectShort, StorageError
+from ruchu.repository import layout, moves, packs, unreadable
 from ruchu.repository.chains import Chain
 from ruchu.repository.pack_reading import GAP_BYTES_MAX, RUN_BYTES_MAX
 from ruchu.repository.pack_writing import PackWriter, Prepared
@@ -68,9 +68,7 @@ def copy_records(chain: Chain, records: Iterable[Relocated]) -> moves.Moves:
     offsets: list[int] = []
     places: list[tuple[int, int]] = []
     entropy = chain.surroundings.entropy
-    with PackWriter(
-        chain.storage, chain.identity, chain.table, entropy, _ignore_sealed
-    ) as writer:
+    with PackWriter(chain.storage, chain.identity, chain.table, entropy, _ignore_sealed) as writer:
         for batch in _batches(records):
             offsets += [record.offset for record in batch]
             stored = writer.append([record.prepared for record in batch])
@@ -158,12 +156,14 @@ def each_record(
     cipher = chain.reader.cipher(pack)
     for first, last in runs(entries):
         start = int(entries["offset"][first])
-        buffer, length = _read(chain, name, start, end_of(entries[last - 1]) - start)
-        # Payloads may be views of the buffer and outlive this step: each run has its own.
-        whole = memoryview(buffer)[:length]
+        whole = _read(chain, name, start, end_of(entries[last - 1]) - start)
         for row in range(first, last):
-            at = int(entries["offset"][row]) - start
-            yield entries[row], _checked(chain, name, whole, at, entries[row], cipher)
+            entry, at = entries[row], int(entries["offset"][row]) - start
+            piece = whole
+            if piece is None:
+                # A bad sector somewhere in this request: whatever is beside it must be saved.
+                piece, at = _read(chain, name, start + at, end_of(entry) - start - at), 0
+            yield entry, _checked(chain, name, piece, at, entry, cipher)
 
 
 def end_of(entry: np.void) -> int:
@@ -188,21 +188,30 @@ def runs(entries: packs.Entries) -> Iterator[tuple[int, int]]:
         yield first, len(starts)
 
 
-def _read(chain: Chain, name: str, start: int, length: int) -> tuple[bytearray, int]:
-    """Return a range of a pack, as much of it as is there."""
-    buffer = bytearray(length)
+def _read(chain: Chain, name: str, start: int, length: int) -> memoryview | None:
+    """Return a range of a pack, as much of it as is there; None if the medium fails.
+
+    Payloads may be views of it and outlive the next request: each has a buffer of its own.
+    """
+    buffer = memoryview(bytearray(length))
     try:
-        chain.storage.read_into(name, start, memoryview(buffer))
+        chain.storage.read_into(name, start, buffer)
     except ObjectShort:
-        length = max(0, min(length, chain.storage.size(name) - start))
-        if length:
-            chain.storage.read_into(name, start, memoryview(buffer)[:length])
-    return buffer, length
+        there = max(0, min(length, chain.storage.size(name) - start))
+        return _read(chain, name, start, there) if there else buffer[:0]
+    except StorageError as error:
+        if not unreadable.is_unreadable(chain.storage, error):
+            raise
+        return None
+    return buffer
 
 
 def _checked(
-    chain: Chain, name: str, buffer: memoryview, at: int, entry: np.void, cipher: AESGCM | None
-) -> Prepared | Damaged:
+    chain: Chain, name: str, buffer: memoryview | None, at: int, entry: np.void,
+    cipher: AESGCM | None,
+) -> Prepared | Damaged:  # fmt: skip
+    if buffer is None:
+        return Damaged(f"{name} at {entry['offset']}: the medium cannot be read there")
     try:
         return _prepared(chain, buffer, at, entry, cipher)
     except (ValueError, Damaged) as error:

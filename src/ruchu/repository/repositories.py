@@ -61,7 +61,7 @@ def create(
     with contextlib.suppress(ObjectMissing, StorageGone):
         storage.size(layout.STORAGE)
         raise AlreadyExists(f"({name}: this directory is a Ruchu storage; adopt it)")
-    foreign = storage.foreign() + [info.name for info in storage.list("")]
+    foreign = [*storage.foreign()] + [info.name for info in storage.list("")]
     if foreign:
         raise ForeignDirectory(f"(for example {foreign[0]!r})")
     entropy = surroundings.entropy
@@ -70,9 +70,9 @@ def create(
     kit = exit_kit()
     for file, content in kit.items():
         storage.put(file, content)
-    fields = keyring.new_slot(
-        storage_id, slot, key, secret, entropy, costs or keyring.Costs()
-    ) | {"created": created}
+    fields = keyring.new_slot(storage_id, slot, key, secret, entropy, costs or keyring.Costs()) | {
+        "created": created
+    }
     storage.put(layout.key_slot(slot), documents.sealed(KEY_FORMAT, fields))
     facts = {
         "storage": storage_id,
@@ -219,5 +219,3 @@ def _same(one: chains.ProtectedObject, other: chains.ProtectedObject) -> bool:
     if one.kind != other.kind or one.platform != other.platform:
         return False
     return one.id == other.id if one.id and other.id else one.name == other.name
-
-

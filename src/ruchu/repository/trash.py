@@ -28,9 +28,7 @@ class TrashRecord:
     reason: str = ""
 
 
-def write(
-    storage: Storage, chain: str, record: TrashRecord, now: datetime.datetime
-) -> None:
+def write(storage: Storage, chain: str, record: TrashRecord, now: datetime.datetime) -> None:
     """Put a record into the trash: from here on its points are deleted."""
     fields = {
         "chain": chain,

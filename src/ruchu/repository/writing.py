@@ -18,6 +18,7 @@ from ruchu.repository.disk_writing import DiskWriter
 from ruchu.repository.heads import DiskEntry, Head, Reference
 from ruchu.repository.locking import ChainLock
 from ruchu.repository.pack_writing import PackWriter
+from ruchu.repository.reach import Places
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class PointWriter:
         self.kind = kind
         self.base = base
         self._index = chain.open_index()
+        self._places = Places(chain.reader, set(self._index.pack_numbers))
         self._store = ChunkStore(self._index, chain.keys, codec.Compressor(level))
         self._disks: list[_Disk] = []
         self._attachments: dict[str, Reference] = {}
@@ -91,8 +93,9 @@ class PointWriter:
         """
         base = self.base_map(name, size) if on_base else None
         assert base is not None or not on_base
-        block_size = self._chain.block_size
-        writer = DiskWriter(self._store, self._chain.table, size, block_size, base)
+        chain = self._chain
+        under = (base, self._places) if base is not None else None
+        writer = DiskWriter(self._store, chain.table, size, chain.block_size, under)
         self._disks.append(_Disk(name, writer))
         return writer
 

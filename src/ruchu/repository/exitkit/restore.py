@@ -314,10 +314,13 @@ def storage_keys(store: Storage, args: Any, ask: bool) -> list[bytes]:
     fitting = [(name, slot) for name, slot in slots if slot["method"] == method]
     if not fitting:
         methods = ", ".join(sorted({slot["method"] for _, slot in slots})) or "none at all"
-        raise Stop(f"keys/: no whole key slot for a {method} (there are: {methods}); give "
-                   "--key-file or --passphrase-file, or copy keys/ anew from another copy")
+        raise Stop(
+            f"keys/: no whole key slot for a {method} (there are: {methods}); give "
+            "--key-file or --passphrase-file, or copy keys/ anew from another copy"
+        )
     secret = secret or getpass.getpass("Passphrase of the storage: ").encode(
-        "utf-8", "surrogateescape")
+        "utf-8", "surrogateescape"
+    )
     for name, slot in fitting:
         try:
             key = open_slot(name, slot, secret)
@@ -387,7 +390,7 @@ class Pack:
 class Chain:
     """The backups of one object, and the keys to read them."""
 
-    def __init__(self, store: Storage, ident: str, keys: list[bytes], lenient: bool = False):
+    def __init__(self, store: Storage, ident: str, keys: list[bytes], lenient: bool = False) -> None:
         """Read chain.json and, if there are storage keys, unwrap the key of the chain."""
         self.store, self.ident, self.lenient = store, bytes.fromhex(ident), lenient
         self.folder = f"chains/{ident}"
@@ -562,8 +565,11 @@ class Chain:
                 if data is None:
                     data = b""
                     data = read_at(pack.file, first, length)
-                raw = data[offset - first :][: RECORD.size + want.stored] if data else (
-                    read_at(pack.file, offset, RECORD.size + want.stored))
+                raw = (
+                    data[offset - first :][: RECORD.size + want.stored]
+                    if data
+                    else (read_at(pack.file, offset, RECORD.size + want.stored))
+                )
                 found = self._decode(pack, offset, raw, want)
             except Damage as error:
                 found = error
@@ -663,14 +669,26 @@ def read_disk(chain: Chain, disk: Any, name: str) -> Disk:
     numbers, which, offsets, stored = columns(data, start, count, "IIII")
     blocks = -(-size // block)
     if any(a >= b for a, b in zip(numbers, numbers[1:])) or (
-        count and (max(which) >= packs or numbers[-1] * PER_SEGMENT >= blocks
-                   or min(offsets) < 64 or max(stored) > CHUNK_LIMIT + 16)
+        count
+        and (
+            max(which) >= packs
+            or numbers[-1] * PER_SEGMENT >= blocks
+            or min(offsets) < 64
+            or max(stored) > CHUNK_LIMIT + 16
+        )
     ):
         raise Damage(f"{label}: its map is malformed (segments)")
     ids = start + 16 * count
     segments = [
-        Want(data[32 + 16 * which[i] : 48 + 16 * which[i]], offsets[i], stored[i], SEGMENT,
-             data[ids + 32 * i : ids + 32 * i + 32], CHUNK_LIMIT, numbers[i])
+        Want(
+            data[32 + 16 * which[i] : 48 + 16 * which[i]],
+            offsets[i],
+            stored[i],
+            SEGMENT,
+            data[ids + 32 * i : ids + 32 * i + 32],
+            CHUNK_LIMIT,
+            numbers[i],
+        )
         for i in range(count)
     ]
     return Disk(label, size, block, segments)
@@ -705,7 +723,7 @@ def read_segment(chain: Chain, disk: Disk, want: Want) -> list[Want]:
     return wants
 
 
-def walk(chain: Chain, disk: Disk) -> Iterator[tuple[int, int, Union[None, bytes, Damage]]]:
+def walk(chain: Chain, disk: Disk) -> Iterator[tuple[int, int, Union[bytes, Damage, None]]]:
     """Yield the ranges (offset, length, content) of a disk; None is zeros, Damage is unknown."""
     span, end = PER_SEGMENT * disk.block_size, 0
     for segment in disk.segments:
@@ -780,11 +798,17 @@ def choose_point(store: Storage, text: str, deleted: bool) -> tuple[Point, str]:
     if len(shown) != 1:
         what = "names more than one point: " + ", ".join(p.ident for p in shown[:8])
         if not shown:
-            what = "is deleted: add --deleted, as long as its data are there" if found else (
-                "is not the beginning of a point id: see `list`")
+            what = (
+                "is deleted: add --deleted, as long as its data are there"
+                if found
+                else ("is not the beginning of a point id: see `list`")
+            )
         raise Stop(f"POINT {text} {what}")
-    others = [p.ident[:12] for p in points if p.chain == shown[0].chain and p != shown[0]
-              and not p.deleted]
+    others = [
+        p.ident[:12]
+        for p in points
+        if p.chain == shown[0].chain and p != shown[0] and not p.deleted
+    ]
     hint = "no other point is in this chain"
     if others:
         rest = f" and {len(others) - 8} more" if len(others) > 8 else ""
@@ -906,13 +930,22 @@ def command_list(store: Storage, args: Any) -> int:
         if head:
             starred, until = state_of(store, point)
             disks = [{k: disk[k] for k in ("number", "name", "size")} for disk in head["disks"]]
-            rows.append({
-                "chain": point.chain, "object": chain.document.get("object"),
-                "point": point.ident, "sequence": head["sequence"], "kind": head["kind"],
-                "time": head["time"], "disks": disks, "attachments": sorted(head["attachments"]),
-                "starred": starred, "locked_until": until, "deleted": point.deleted,
-                "seal_checked": bool(keys),
-            })
+            rows.append(
+                {
+                    "chain": point.chain,
+                    "object": chain.document.get("object"),
+                    "point": point.ident,
+                    "sequence": head["sequence"],
+                    "kind": head["kind"],
+                    "time": head["time"],
+                    "disks": disks,
+                    "attachments": sorted(head["attachments"]),
+                    "starred": starred,
+                    "locked_until": until,
+                    "deleted": point.deleted,
+                    "seal_checked": bool(keys),
+                }
+            )
     if args.json:
         print(json.dumps(rows, indent=1, sort_keys=True))
         return 1 if store.warnings else 0
@@ -921,8 +954,12 @@ def command_list(store: Storage, args: Any) -> int:
         text = ", ".join(f"{d['number']}={d['name']} ({d['size']} bytes)" for d in row["disks"])
         marks = " starred" * row["starred"] + " DELETED" * row["deleted"]
         marks += f" locked until {row['locked_until']}" if row["locked_until"] else ""
-        print(printable(f"{row['point']}  {row['time'][:19]}Z  {row['kind']:<12} "
-                        f"{thing.get('kind')} {thing.get('name')}: {text}{marks}"))
+        print(
+            printable(
+                f"{row['point']}  {row['time'][:19]}Z  {row['kind']:<12} "
+                f"{thing.get('kind')} {thing.get('name')}: {text}{marks}"
+            )
+        )
     return 1 if store.warnings else 0
 
 
@@ -984,8 +1021,10 @@ def command_extract(store: Storage, args: Any) -> int:
         raise
     for text in ranges(damaged):
         print(f"damaged, now zeros: {text}")
-    print(f"{args.target}: {root.size} bytes, " + (
-        "NOT whole" if damaged else "whole: every chunk was checked"))
+    print(
+        f"{args.target}: {root.size} bytes, "
+        + ("NOT whole" if damaged else "whole: every chunk was checked")
+    )
     return 3 if damaged else 0
 
 
@@ -1074,8 +1113,11 @@ def command_verify(store: Storage, args: Any) -> int:
         bad += not whole
         print(f"{point.ident}  {'whole' if whole else 'DAMAGED'}", flush=True)
     if bad or store.warnings:
-        print(f"restore.py: {bad} of {len(points)} points are damaged; copy the files named above "
-              "anew from another copy of the storage, or use a whole point", file=sys.stderr)
+        print(
+            f"restore.py: {bad} of {len(points)} points are damaged; copy the files named above "
+            "anew from another copy of the storage, or use a whole point",
+            file=sys.stderr,
+        )
     return 1 if bad or store.warnings else 0
 
 
@@ -1088,8 +1130,12 @@ def parse(argv: Optional[list[str]]) -> Any:
     common.add_argument("--deleted", action="store_true", help="also points in the trash")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, parents=[common])
-    parser.set_defaults(storage=os.path.dirname(os.path.abspath(__file__)), key_file=None,
-                        passphrase_file=None, deleted=False)
+    parser.set_defaults(
+        storage=os.path.dirname(os.path.abspath(__file__)),
+        key_file=None,
+        passphrase_file=None,
+        deleted=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("list", parents=[common], help="show the points")
     command.add_argument("--json", action="store_true")
@@ -1111,12 +1157,19 @@ def parse(argv: Optional[list[str]]) -> Any:
 def main(argv: Optional[list[str]] = None) -> int:
     """Run one command; every failure is one line on stderr."""
     if MISSING:
-        print(f"restore.py: missing Python libraries: {', '.join(MISSING)}. Install them with: "
-              f"{sys.executable} -m pip install {' '.join(MISSING)}", file=sys.stderr)
+        print(
+            f"restore.py: missing Python libraries: {', '.join(MISSING)}. Install them with: "
+            f"{sys.executable} -m pip install {' '.join(MISSING)}",
+            file=sys.stderr,
+        )
         return 1
     args = parse(argv)
-    commands = {"list": command_list, "extract": command_extract, "verify": command_verify,
-                "attachments": command_attachments}
+    commands = {
+        "list": command_list,
+        "extract": command_extract,
+        "verify": command_verify,
+        "attachments": command_attachments,
+    }
     store = None
     try:
         store = Storage(args.storage)

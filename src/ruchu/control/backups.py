@@ -1,0 +1,75 @@
+"""Backups: of images and devices of this host, of machines of a platform."""
+
+from pathlib import Path
+from typing import Any
+
+from ruchu.control.storages import Storages
+from ruchu.errors import InvalidName, UsageError
+from ruchu.model.sources import Kind, Reason
+from ruchu.protection import image
+from ruchu.protection.running import Run
+
+# Names are for people and are never part of a path; this keeps a listing readable.
+_NAME_LENGTH_MAX = 200
+
+
+def kind_of(text: str) -> Kind:
+    """Return the kind of a backup that a text names, in full or by its beginning.
+
+    Raises:
+        UsageError: it names none.
+    """
+    found = [kind for kind in Kind if text and kind.value.startswith(text)]
+    if len(found) != 1:
+        names = ", ".join(kind.value for kind in Kind)
+        raise UsageError(f"(kind {text!r})", hint=f"One of: {names}.")
+    return found[0]
+
+
+def check_object(name: str) -> str:
+    """Return the name of a protected object if people can read it.
+
+    Raises:
+        InvalidName: they cannot.
+    """
+    if not name.strip() or not name.isprintable() or len(name) > _NAME_LENGTH_MAX:
+        hint = f"Up to {_NAME_LENGTH_MAX} printable characters."
+        raise InvalidName(f"({name[:80]!r})", hint=hint)
+    return name
+
+
+def back_up_image(
+    storages: Storages,
+    storage: str,
+    name: str,
+    path: Path,
+    request: tuple[Kind, Path | None],
+    run: Run,
+) -> dict[str, Any]:
+    """Back up an image into a storage; `request` is the kind and the change list."""
+    check_object(name)
+    kind, changes = request
+    repository = storages.open(storage)
+    result = image.back_up_image(repository, name, path, kind, changes, run)
+    head = result.head
+    return {
+        "point": head.point,
+        "kind": head.kind.value,
+        "name": name,
+        "storage": storage,
+        "chain": head.chain,
+        "sequence": head.sequence,
+        "parent": head.parent,
+        "size": result.size,
+        "bytes_read": result.bytes_read,
+        "bytes_stored": result.bytes_stored,
+        "seconds": round(result.seconds, 3),
+        "source_changed": result.source_changed,
+        "sample": result.sample.facts() if result.sample is not None else None,
+        "reasons": [reason_fields(reason) for reason in result.reasons],
+    }
+
+
+def reason_fields(reason: Reason) -> dict[str, str]:
+    """Return a reason for a document."""
+    return {"code": reason.code, "text": reason.text, "disk": reason.disk}

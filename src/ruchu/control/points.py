@@ -1,0 +1,230 @@
+"""Points over all storages: found, listed, marked, deleted, compared."""
+
+import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruchu import clock
+from ruchu.control.storages import Storages
+from ruchu.errors import NotFound, RuchuError, UsageError
+from ruchu.repository import layout, marks, trash
+from ruchu.repository.chains import PREFIX_MIN, Chain
+from ruchu.repository.heads import Head
+from ruchu.storage.contract import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A point that was asked for: the storage it is on, its chain (open), its head."""
+
+    storage: str
+    chain: Chain
+    head: Head
+
+
+@dataclass(slots=True)
+class Listing:
+    """Points as documents, and what kept others from being listed."""
+
+    points: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[RuchuError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a point lies."""
+
+    storage: str
+    chain: str
+    stem: str
+
+
+def find(storages: Storages, prefix: str) -> Found:
+    """Return the point whose id begins with a prefix, over all storages.
+
+    A point that was copied is on several storages: the one of role `backup` is taken.
+
+    Raises:
+        NotFound: there is none.
+        UsageError: several points match, or the prefix is too short.
+        RuchuError: there is none, and a storage that may have it cannot be read.
+    """
+    if len(prefix) < PREFIX_MIN:
+        raise UsageError(f"(point {prefix!r}: at least {PREFIX_MIN} digits are needed)")
+    places: list[_Place] = []
+    problems: list[RuchuError] = []
+    entries = storages.registry.storages()
+    for entry in sorted(entries, key=lambda entry: entry.role != "backup"):
+        try:
+            places += _places(entry.name, storages.raw(entry), prefix)
+        except RuchuError as error:
+            problems.append(error)
+    ids = {place.stem[11:] for place in places}
+    if len(ids) > 1:
+        raise UsageError(f"(point {prefix!r}: {len(ids)} match)", hint="Give more of its digits.")
+    if not places:
+        if problems:
+            raise problems[0]
+        raise NotFound(f"(point {prefix!r})", hint="See `ruchu points list`.")
+    place = places[0]
+    chain = storages.open(place.storage).open_chain(place.chain)
+    return Found(place.storage, chain, chain.head(place.stem))
+
+
+def _places(name: str, storage: Storage, prefix: str) -> Iterator[_Place]:
+    """Yield the points of a storage whose ids begin with a prefix. Needs no key."""
+    for chain in storage.folders(layout.CHAINS):
+        stems = []
+        for info in storage.list(layout.points(chain)):
+            stem = layout.stem_of(info.name)
+            if stem[11:].startswith(prefix):
+                layout.parse_point_stem(stem)
+                stems.append(stem)
+        if stems:
+            records = trash.read_all(storage, chain)
+            gone = {stem for record in records for stem in record.points}
+            yield from (_Place(name, chain, stem) for stem in stems if stem not in gone)
+
+
+def list_points(storages: Storages, storage: str | None) -> Listing:
+    """Return the points of one storage, or of all of them.
+
+    Raises:
+        RuchuError: the one storage that was asked for cannot be read.
+    """
+    listing = Listing()
+    if storage is not None:
+        _list_storage(storages, storage, listing)
+    else:
+        for entry in storages.registry.storages():
+            try:
+                _list_storage(storages, entry.name, listing)
+            except RuchuError as error:
+                listing.problems.append(error)
+    listing.points.sort(key=lambda point: (point["time"], point["sequence"]))
+    return listing
+
+
+def _list_storage(storages: Storages, name: str, listing: Listing) -> None:
+    repository = storages.open(name)
+    for chain_id in repository.chain_ids():
+        try:
+            chain = repository.open_chain(chain_id)
+            kept = marks.all_marks(chain.storage, chain.id)
+            stems = chain.stems()
+        except RuchuError as error:
+            listing.problems.append(error)
+            continue
+        for stem in stems:
+            try:
+                head = chain.head(stem)
+            except RuchuError as error:
+                # A damaged head hides itself, not its neighbours.
+                listing.problems.append(error)
+            else:
+                mark = kept.get(head.point, marks.Marks())
+                listing.points.append(fields(name, chain, head, mark))
+
+
+def fields(storage: str, chain: Chain, head: Head, mark: marks.Marks) -> dict[str, Any]:
+    """Return a point as a line of a listing."""
+    until = mark.locked_until
+    return {
+        "point": head.point,
+        "name": chain.object.name,
+        "kind": head.kind.value,
+        "time": clock.to_text(head.time),
+        "starred": mark.starred,
+        "locked_until": clock.to_text(until) if until is not None else None,
+        "storage": storage,
+        "chain": chain.id,
+        "sequence": head.sequence,
+        "object": chain.object.kind,
+        "platform": chain.object.platform,
+        "parent": head.parent,
+        "bytes_stored": head.facts.get("bytes_stored"),
+        "bytes_read": head.facts.get("bytes_read"),
+        "disks": [{"name": disk.name, "size": disk.size} for disk in head.disks],
+    }
+
+
+def show(storages: Storages, prefix: str) -> dict[str, Any]:
+    """Return everything that a point says of itself."""
+    found = find(storages, prefix)
+    chain, head = found.chain, found.head
+    mark = marks.all_marks(chain.storage, chain.id).get(head.point, marks.Marks())
+    disks = [
+        {**disk.facts, "number": disk.number, "name": disk.name, "size": disk.size}
+        for disk in head.disks
+    ]
+    return {
+        **fields(found.storage, chain, head, mark),
+        "finished": clock.to_text(head.finished),
+        "disks": disks,
+        "attachments": sorted(head.attachments),
+        "facts": head.facts,
+    }
+
+
+def star(storages: Storages, prefix: str, *, remove: bool) -> Found:
+    """Star a point, or take its star away."""
+    found = find(storages, prefix)
+    chain, point = found.chain, found.head.point
+    if remove:
+        marks.unstar(chain.storage, chain.id, point)
+    else:
+        marks.star(chain.storage, chain.id, point, storages.surroundings.clock.now())
+    return found
+
+
+def lock(storages: Storages, prefix: str, until: datetime.datetime) -> Found:
+    """Lock a point until a moment; a lock only ever grows.
+
+    Raises:
+        UsageError: the moment is over.
+    """
+    now = storages.surroundings.clock.now()
+    if until <= now:
+        raise UsageError(f"({clock.to_text(until)} is over)")
+    found = find(storages, prefix)
+    marks.lock(found.chain.storage, found.chain.id, found.head.point, until, now)
+    return found
+
+
+def delete(
+    storages: Storages, prefixes: Sequence[str], grace: datetime.timedelta
+) -> list[dict[str, Any]]:
+    """Delete points. All of them are found, and their chains locked, before the first one goes.
+
+    Raises:
+        PointProtected, PointInUse: one must stay; of its chain none was removed.
+    """
+    from ruchu.repository import merging  # noqa: PLC0415 - SQLite is needed here only
+
+    by_chain: dict[tuple[str, str], list[Found]] = {}
+    for found in (find(storages, prefix) for prefix in dict.fromkeys(prefixes)):
+        by_chain.setdefault((found.storage, found.chain.id), []).append(found)
+    done = []
+    with ExitStack() as stack:
+        locked = [
+            (group, stack.enter_context(group[0].chain.exclusive("delete")))
+            for group in by_chain.values()
+        ]
+        for group, held in locked:
+            chain = group[0].chain
+            stems = list(dict.fromkeys(found.head.stem for found in group))
+            merging.delete_points(chain, held, stems, grace=grace)
+            swept = merging.sweep(chain, held, grace=grace)
+            purged = merging.purge(chain, held)
+            done.append({
+                "storage": group[0].storage,
+                "chain": chain.id,
+                "points": [stem[11:] for stem in stems],
+                "bytes_trashed": swept.bytes_trashed,
+                "bytes_freed": purged.bytes_freed,
+            })
+    return done
+
+

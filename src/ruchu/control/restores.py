@@ -1,0 +1,28 @@
+"""Restores: of disks into files and devices, of machines onto platforms."""
+
+from pathlib import Path
+from typing import Any
+
+from ruchu.control import points
+from ruchu.control.storages import Storages
+from ruchu.recovery import full
+from ruchu.recovery.running import Run
+
+
+def restore_image(
+    storages: Storages, prefix: str, disk: str, target: Path, run: Run, *, overwrite: bool
+) -> dict[str, Any]:
+    """Restore one disk of a point into a file or onto a device."""
+    found = points.find(storages, prefix)
+    done = full.restore_image(
+        found.chain, found.head, disk, target, overwrite=overwrite, run=run
+    )
+    return {
+        "point": found.head.point,
+        "storage": found.storage,
+        "target": str(target),
+        "size": done.size,
+        "bytes": done.bytes,
+        "seconds": round(done.seconds, 3),
+        "leased": done.leased,
+    }

@@ -1,0 +1,95 @@
+"""Where the secret of a storage comes from: a file that the state remembers, or a question."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruchu.control.registry import StorageEntry
+from ruchu.errors import NotFound, UsageError
+from ruchu.repository.keyring import NO_SECRET, Secret
+
+Ask = Callable[[str], str]
+"""Asks a person for a secret; the argument is the question."""
+
+# A key file is random bytes; a passphrase is a line. Larger ones are a mistake.
+_SECRET_BYTES_MAX = 1 << 20
+_HINT = (
+    "Give --passphrase-file or --key-file; without them the passphrase is asked for on a terminal."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSource:
+    """Where a secret comes from: `none`, `prompt`, `passphrase` or `keyfile`, and its file."""
+
+    method: str
+    file: str = ""
+
+
+def of_entry(entry: StorageEntry) -> SecretSource:
+    """Return where the secret of a known storage comes from."""
+    return SecretSource(entry.secret, entry.file)
+
+
+def choose(
+    passphrase_file: Path | None, key_file: Path | None, *, none: bool, ask: Ask | None
+) -> SecretSource:
+    """Return the source that the options name.
+
+    Raises:
+        UsageError: they name none, and nobody can be asked; or they name several.
+    """
+    if sum((passphrase_file is not None, key_file is not None, none)) > 1:
+        raise UsageError("(--passphrase-file, --key-file, --no-encryption: only one of them)")
+    if passphrase_file is not None:
+        return SecretSource("passphrase", str(passphrase_file.absolute()))
+    if key_file is not None:
+        return SecretSource("keyfile", str(key_file.absolute()))
+    if none:
+        return SecretSource("none")
+    if ask is None:
+        hint = f"{_HINT} Or --no-encryption, if you mean it."
+        raise UsageError("(backups are encrypted, and no secret was given)", hint=hint)
+    return SecretSource("prompt")
+
+
+def read(source: SecretSource, ask: Ask | None, *, new: bool = False) -> Secret:
+    """Return the secret; a new one is asked for twice.
+
+    Raises:
+        NotFound: its file is gone.
+        UsageError: it is empty, or nobody can be asked.
+    """
+    if source.method == "none":
+        return NO_SECRET
+    if source.method == "prompt":
+        return Secret("passphrase", _asked(ask, new=new).encode())
+    data = _content(Path(source.file))
+    if source.method == "passphrase":
+        data = data.removesuffix(b"\n").removesuffix(b"\r")
+    if not data:
+        raise UsageError(f"({source.file} is empty)")
+    return Secret(source.method, data)
+
+
+def _asked(ask: Ask | None, *, new: bool) -> str:
+    if ask is None:
+        raise UsageError("(the passphrase must be asked for, and there is no terminal)", hint=_HINT)
+    given = ask("New passphrase" if new else "Passphrase")
+    if not given:
+        raise UsageError("(the passphrase is empty)")
+    if new and ask("Once more") != given:
+        raise UsageError("(the two passphrases differ)")
+    return given
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        hint = "Put it back, or `ruchu storage adopt` the storage with another --passphrase-file."
+        raise NotFound(f"(the secret in {path}: {error.strerror})", hint=hint) from None
+    if len(data) > _SECRET_BYTES_MAX:
+        raise UsageError(f"({path} is too large for a secret)")
+    return data
