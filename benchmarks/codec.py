@@ -18,7 +18,7 @@ import zstandard
 from benchmarks import report
 
 FAST, DFAST, GREEDY = 1, 2, 3
-WINDOW = 18     # zstd lowers it to what a block needs
+WINDOW = 18  # zstd lowers it to what a block needs
 _RAW_SHIFT = 4
 _DICTIONARY_KIB = (64, 110)
 # Training sees blocks that are not compressed later; a hundred times the dictionary is enough.
@@ -69,9 +69,11 @@ def main() -> None:
         elif number % step == step // 2:
             training.append(block)
     plain = sum(map(len, chosen))
-    print(f"{options.image}: {len(chosen)} blocks of {options.block >> 10} KiB, "
-          f"{plain / 1e6:.0f} MB (every {step}th unique nonzero block), "
-          f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, one thread")
+    print(
+        f"{options.image}: {len(chosen)} blocks of {options.block >> 10} KiB, "
+        f"{plain / 1e6:.0f} MB (every {step}th unique nonzero block), "
+        f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, one thread"
+    )
     variants = [
         variant
         for variant in _variants(training if options.dictionary else [])
@@ -109,7 +111,7 @@ def _blocks(path: str, size: int) -> Iterator[bytes]:
         while at < end:
             try:
                 at = os.lseek(image.fileno(), at, os.SEEK_DATA) // size * size
-            except OSError:     # only a hole is left
+            except OSError:  # only a hole is left
                 return
             block = os.pread(image.fileno(), size, at)
             at += size
@@ -200,8 +202,10 @@ def _row(variant: Variant, plain: int, level_one: int, step: int) -> tuple[str, 
 
 def _print_noise(variants: list[Variant]) -> None:
     spread = [max(variant.compress_s) / min(variant.compress_s) - 1 for variant in variants]
-    print(f"Slowest against fastest round: median +{sorted(spread)[len(spread) // 2]:.0%}, "
-          f"worst +{max(spread):.0%}.")
+    print(
+        f"Slowest against fastest round: median +{sorted(spread)[len(spread) // 2]:.0%}, "
+        f"worst +{max(spread):.0%}."
+    )
 
 
 if __name__ == "__main__":

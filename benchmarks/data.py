@@ -146,9 +146,9 @@ def _files() -> Iterator[Path]:
             directories.sort()
             for name in sorted(names):
                 path = Path(parent, name)
-                if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
-                    if path.stat().st_size <= FILE_BYTES_MAX:
-                        yield path
+                usable = path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)
+                if usable and path.stat().st_size <= FILE_BYTES_MAX:
+                    yield path
 
 
 def _make_second(data: Data) -> list[tuple[int, int]]:
@@ -158,7 +158,8 @@ def _make_second(data: Data) -> list[tuple[int, int]]:
     with data.image(2).open("r+b", buffering=0) as file:
         runs = _choose_runs(file.fileno(), data.size, chance)
         for start, length in runs:
-            os.pwrite(file.fileno(), _changed(os.pread(file.fileno(), length, start), chance), start)
+            old = os.pread(file.fileno(), length, start)
+            os.pwrite(file.fileno(), _changed(old, chance), start)
         os.fsync(file.fileno())
     data.changes.write_text("".join(f"{start} {length}\n" for start, length in sorted(runs)))
     return runs
@@ -173,7 +174,7 @@ def _choose_runs(image: int, size: int, chance: random.Random) -> list[tuple[int
         start = chance.randrange(0, size - length) // 4096 * 4096
         try:
             in_data = os.lseek(image, start, os.SEEK_DATA) == start
-        except OSError:     # nothing but a hole follows
+        except OSError:  # nothing but a hole follows
             continue
         if not in_data and chance.random() > HOLE_SHARE:
             continue

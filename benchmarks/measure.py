@@ -7,6 +7,7 @@ resident sets of the tree, looked at every 50 ms, or the largest peak of one pro
 more; pages that processes share count once for each.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -24,6 +25,7 @@ LEFTOVERS_LIMIT_S = 30
 POLL_S = 0.05
 _SET_CHILD_SUBREAPER = 36
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CORES = os.cpu_count() or 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -84,7 +86,7 @@ def run(
     if facts.get("status") != 0:
         tail = (log.read_text(errors="replace") + said)[-2000:]
         raise Failed(f"{' '.join(args)}: {facts}\n{tail}")
-    capacity = facts["total_s"] * (os.cpu_count() or 1)
+    capacity = facts["total_s"] * CORES
     others = after.busy_s - before.busy_s - facts["cpu_s"] - facts["own_cpu_s"]
     return Cost(
         cpu_s=facts["cpu_s"],
@@ -134,7 +136,7 @@ def _watch(args, output, log, env, cwd):
         peak = max(peak, _resident(os.getpid()))
         try:
             pid, code, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:   # nobody is left
+        except ChildProcessError:  # nobody is left
             break
         if pid:
             cpu_s += usage.ru_utime + usage.ru_stime
@@ -142,7 +144,7 @@ def _watch(args, output, log, env, cwd):
             if pid == process.pid:
                 ended, status = time.monotonic(), os.waitstatus_to_exitcode(code)
         elif time.monotonic() > (began + LIMIT_S if ended is None else ended + LEFTOVERS_LIMIT_S):
-            _kill_children(os.getpid())
+            _kill_children()
             status = "took too long" if ended is None else "left processes behind"
             break
         else:
@@ -178,7 +180,7 @@ def _descendants(pid: int) -> list[int]:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in children.read_text().split():
                 found += [int(child), *_descendants(int(child))]
-    except OSError:     # it ended while we looked
+    except OSError:  # it ended while we looked
         pass
     return found
 
@@ -193,9 +195,16 @@ def _resident(pid: int) -> int:
     return total
 
 
-def _kill_children(pid: int) -> None:
-    for child in _descendants(pid):
+def _kill_children() -> None:
+    """Kill all descendants; those that are orphaned by it become children of ours and follow."""
+    deadline = time.monotonic() + LEFTOVERS_LIMIT_S
+    while time.monotonic() < deadline:
+        for child in _descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:  # nobody is left
+            return
+        time.sleep(POLL_S)

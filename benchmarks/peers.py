@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import Failed
 
@@ -111,21 +110,25 @@ class Ruchu(Tool):
         where = ("--storage", "bench", "--name", "disk")
         return self._ruchu("backup", "image", str(self.source), *where, *options, "--json")
 
-    def backup_machine(self, uri: str, machine: str) -> list[str]:
-        return self._ruchu("backup", "vm", machine, "--storage", "bench", "--uri", uri, "--json")
+    def know(self, uri: str) -> None:
+        """Add the platform whose machines are backed up."""
+        self.call(self._ruchu("platform", "add", "bench", uri))
+
+    def backup_machine(self, machine: str) -> list[str]:
+        where = ("--storage", "bench", "--platform", "bench")
+        return self._ruchu("backup", "vm", machine, *where, "--kind", "full", "--json")
 
     def note(self, output: str) -> None:
         """Remember the point.
 
         Raises:
-            Failed: the output names none, or the backup did not do what was asked for.
+            Failed: the backup did not do what was asked for, such as to trust the change list.
         """
         answer = json.loads(output)
-        self.point = _find(answer, ("point", "point_id", "id"))
-        if not self.point:
-            raise Failed(f"no point in the output of a backup: {output}")
-        if _find(answer, ("reasons", "degraded", "warnings")):
+        done = answer[0] if isinstance(answer, list) else answer
+        if done["reasons"]:
             raise Failed(f"not the backup that was asked for: {output}")
+        self.point = done["point"]
 
     def restore(self, target: Path) -> tuple[list[str], Path]:
         image = target / "disk.img"
@@ -159,7 +162,7 @@ class Restic(Tool):
 
     def restore(self, target: Path) -> tuple[list[str], Path]:
         args = [self.command, "restore", "latest", "--quiet", "--target", str(target)]
-        if "--sparse" in self.call([self.command, "restore", "--help"]):     # since 0.15
+        if "--sparse" in self.call([self.command, "restore", "--help"]):  # since 0.15
             args.append("--sparse")
         return args, target / self.source.relative_to("/")
 
@@ -233,16 +236,3 @@ class Zstd(Tool):
 
 
 TOOLS: tuple[type[Tool], ...] = (Ruchu, Restic, Borg, Zstd)
-
-
-def _find(answer: Any, keys: tuple[str, ...]) -> Any:
-    """Return the first value of these keys that says something, also in what is nested."""
-    if isinstance(answer, list):
-        return next((found for item in answer if (found := _find(item, keys))), None)
-    if not isinstance(answer, dict):
-        return None
-    for key in keys:
-        value = answer.get(key)
-        if value and not isinstance(value, dict):
-            return value
-    return next((found for item in answer.values() if (found := _find(item, keys))), None)

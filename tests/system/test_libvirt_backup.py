@@ -289,11 +289,13 @@ def test_checkpoints_of_others_are_left_alone(platform, guest, owner):
 
 def test_the_guest_is_thawed_when_the_backup_cannot_begin(libvirt_uri, guest, owner, place):
     # QEMU cannot make scratch files in /proc, which libvirt finds out when it begins the job.
-    with LibvirtPlatform(
-        libvirt_uri, scratch_directory="/proc", socket_directory=str(place)
-    ) as platform:
-        with platform.open_points([OpenRequest(guest.uuid, owner)], "serial") as (point,):
-            assert isinstance(point, Exception)
+    with (
+        LibvirtPlatform(
+            libvirt_uri, scratch_directory="/proc", socket_directory=str(place)
+        ) as platform,
+        platform.open_points([OpenRequest(guest.uuid, owner)], "serial") as (point,),
+    ):
+        assert isinstance(point, Exception)
     assert guest.agent("guest-fsfreeze-status") == "thawed"
     assert names(guest, owner) == []
 
@@ -356,3 +358,21 @@ def test_a_disk_that_is_only_plugged_into_the_running_machine(platform, guest, o
                 assert "vdf" not in point.spec.native
         finally:
             domain.detachDeviceFlags(disk_xml(disk, path), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def test_the_freeze_of_somebody_else_is_left_alone(platform, guest, owner):
+    with domain_of(guest) as domain:
+        domain.fsFreeze(None, 0)
+        try:
+            with opened(platform, guest, owner, disks=("vda",)) as point:
+                assert point.consistency is Consistency.CRASH
+                assert codes(point) == {("agent-failed", "")}
+            assert guest.agent("guest-fsfreeze-status") == "frozen"
+            with (
+                pytest.raises(GuestAgentError),
+                opened(platform, guest, owner, require_quiesce=True),
+            ):
+                pass
+            assert guest.agent("guest-fsfreeze-status") == "frozen"
+        finally:
+            domain.fsThaw(None, 0)

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from ruchu.errors import InvalidName, NotFound, UsageError
+from ruchu.errors import InvalidName, NotFound, SourceBusy, UsageError
 from ruchu.model.sources import Consistency
 from ruchu.platforms.contract import OpenRequest
 from ruchu.platforms.libvirt import checkpoints
@@ -80,3 +80,14 @@ def test_odd_requests(platform, guests):
         assert isinstance(point, InvalidName)
     with platform.open_points([], "barrier") as points:
         assert points == []
+
+
+def test_a_machine_is_read_once_at_a_time(platform, guests, owner):
+    request = OpenRequest(guests[0].uuid, owner)
+    with platform.open_points([request, request], "parallel") as (first, second):
+        assert not isinstance(first, BaseException)
+        assert isinstance(second, SourceBusy)
+        with pytest.raises(SourceBusy):
+            platform.reconcile(guests[0].name, owner)
+        first.disks[0].read_into(0, memoryview(bytearray(4096)))
+    assert platform.reconcile(guests[0].name, owner) == []

@@ -1,5 +1,6 @@
 """Restores beside and over, what is changed on the way, and what is left when one is given up."""
 
+import contextlib
 import os
 import re
 
@@ -120,8 +121,9 @@ def test_one_that_is_given_up_leaves_nothing(platform, libvirt_uri, owner, tmp_p
     with defined(libvirt_uri) as guest:
         spec = back_up(platform, guest, owner, tmp_path)
         placement = Placement(name=f"{guest.name}-new", directory=str(target))
-        with pytest.raises(KeyboardInterrupt), platform.restore(spec, placement) as session:
+        with contextlib.suppress(KeyboardInterrupt), platform.restore(spec, placement) as session:
             write_back(session, tmp_path)
+            assert os.listdir(target)
             raise KeyboardInterrupt
         assert os.listdir(target) == []
         with pytest.raises(NotFound):
@@ -139,12 +141,10 @@ def test_a_definition_that_is_refused_leaves_the_old_machine(
         spec = back_up(platform, guest, owner, tmp_path)
         inode = guest.disks["vda"].stat().st_ino
         # libvirt refuses a machine without memory.
-        with (
-            pytest.raises(PlatformError),
-            platform.restore(spec, Placement(replace=True, memory=0)) as session,
-        ):
+        with platform.restore(spec, Placement(replace=True, memory=0)) as session:
             write_back(session, tmp_path)
-            session.finish()
+            with pytest.raises(PlatformError):
+                session.finish()
         assert platform.describe(guest.uuid).memory == spec.memory
         assert guest.disks["vda"].stat().st_ino == inode
         assert os.listdir(guest.directory) == [guest.disks["vda"].name]
@@ -207,3 +207,34 @@ def test_power_and_inventory(platform, libvirt_uri):
         guest.wait_until_ready()
         platform.power(guest.name, PowerState.OFF)
         assert re.match(r"libvirt \d", platform.capabilities().version)
+
+
+def test_the_variables_of_the_firmware(platform, libvirt_uri, owner, tmp_path, target):
+    """A machine that was never started: nothing has to know what is in the files."""
+    with defined(libvirt_uri, [GuestDisk("vda", size=16 * MIB)]) as guest:
+        code, store = guest.directory / "CODE.fd", guest.directory / "store.fd"
+        code.write_bytes(b"code")
+        store.write_bytes(b"boot entries")
+        spec = platform.describe(guest.uuid)
+        loader = f"<loader readonly='yes' type='pflash'>{code}</loader><nvram>{store}</nvram>"
+        with guest.connect() as connection:
+            connection.defineXML(spec.native.replace("</os>", f"{loader}</os>"))
+        spec = back_up(platform, guest, owner, tmp_path)
+        assert (spec.firmware, spec.nvram) == ("uefi", b"boot entries")
+        store.write_bytes(b"something else")
+
+        beside = Placement(name=f"{guest.name}-new", directory=str(target))
+        with platform.restore(spec, beside) as session:
+            write_back(session, tmp_path)
+            identity = session.finish()
+        made = platform.describe(identity)
+        assert made.nvram == b"boot entries"
+        assert store.read_bytes() == b"something else"
+        platform.delete(identity, disks=True)
+        assert not (guest.directory / f"{guest.name}-new_VARS.fd").exists()
+
+        with platform.restore(spec, Placement(replace=True)) as session:
+            write_back(session, tmp_path)
+            session.finish()
+        assert store.read_bytes() == b"boot entries"
+        assert platform.describe(guest.uuid).nvram == b"boot entries"

@@ -40,11 +40,17 @@ def directory():
 def serving(args, path: Path):
     with commands.start(args) as process:
         deadline = SYSTEM.monotonic() + 20
-        while not path.exists():
+        # The socket is there before anybody listens on it.
+        while not answers(path):
             assert process.status() is None, process.said()
             assert SYSTEM.monotonic() < deadline
             SYSTEM.sleep(0.02)
         yield process
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def create(path: Path, image_format: str, size: int = SIZE) -> None:
@@ -105,6 +111,38 @@ def test_holes_are_seen(directory):
         disk.zero(20 * MIB, MIB)
         data = [extent for extent in disk.extents() if extent.content is Content.DATA]
         assert [(extent.start, extent.length) for extent in data] == [(10 * MIB, MIB)]
+
+
+def test_what_is_trimmed_is_a_hole(directory):
+    with qemu_nbd(directory, image_format="raw", more=["--discard=unmap"]) as address:
+        with Connection(address, ("base:allocation",)) as connection:
+            connection.write(0, memoryview(b"x" * MIB))
+            connection.trim(0, MIB)
+            connection.flush()
+            ((start, length, flags),) = connection.status("base:allocation")
+            assert (start, length) == (0, SIZE)
+            assert flags & nbd.STATE_HOLE
+        connection.close()
+        with pytest.raises(NbdError):
+            connection.flush()
+
+
+def test_a_closed_disk(directory):
+    with qemu_nbd(directory) as address:
+        disk = NbdDisk(address)
+        disk.close()
+        for _ in range(2):
+            with pytest.raises(NbdError):
+                disk.read_into(0, memoryview(bytearray(KIB)))
+        disk.close()
+        assert str(address).startswith("nbd+unix:///?socket=/")
+
+
+def test_addresses_as_uris():
+    assert str(Address("vda", path="/s")) == "nbd+unix:///vda?socket=/s"
+    assert str(Address("vda", host="h")) == "nbd://h:10809/vda"
+    tls = ssl.create_default_context()
+    assert str(Address("vda", host="h", port=1, tls=tls)) == "nbds://h:1/vda"
 
 
 def test_a_map_with_many_extents_needs_several_requests(directory):
@@ -282,11 +320,16 @@ def make_certificates(directory: Path) -> None:
         )
         if authority:
             usage = dict.fromkeys(
-                (
-                    "digital_signature content_commitment key_encipherment data_encipherment "
-                    "key_agreement encipher_only decipher_only"
-                ).split(),
-                False,  # noqa: FBT003
+                [
+                    "digital_signature",
+                    "content_commitment",
+                    "key_encipherment",
+                    "data_encipherment",
+                    "key_agreement",
+                    "encipher_only",
+                    "decipher_only",
+                ],
+                False,
             )
             usage |= {"key_cert_sign": True, "crl_sign": True}
             builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)

@@ -7,7 +7,8 @@ from blake3 import blake3
 
 RAW = 0
 ZSTD = 1
-LEVEL_DEFAULT = 1
+# At 64 KiB level 2 is as fast as level 1 and 1.4 % smaller; level 3 costs a fifth more for 0.8 %.
+LEVEL_DEFAULT = 2
 # A chunk larger than this is a sign of damage, and would eat the memory of the reader.
 PLAIN_BYTES_MAX = 64 << 20
 # Compression has to save a sixteenth to be worth the time of undoing it.
@@ -70,9 +71,9 @@ def _unzstd(payload: Bytes, plain_length: int) -> bytes:
         unpack = zstandard.ZstdDecompressor().decompress
         _decompressors.unpack = unpack
     # The frame states its size; a lying one must not make us allocate more than the record says.
-    if zstandard.frame_content_size(payload) != plain_length:
-        raise ValueError("the zstd frame states another length")
     try:
+        if zstandard.frame_content_size(payload) != plain_length:
+            raise ValueError("the zstd frame states another length")
         plain: bytes = unpack(payload, plain_length)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None

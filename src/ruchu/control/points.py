@@ -9,9 +9,10 @@ from typing import Any
 from ruchu import clock
 from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, RuchuError, UsageError
-from ruchu.repository import layout, marks, trash
+from ruchu.repository import comparing, layout, marks, merging, protecting, trash
 from ruchu.repository.chains import PREFIX_MIN, Chain
 from ruchu.repository.heads import Head
+from ruchu.repository.protecting import Protection
 from ruchu.storage.contract import Storage
 
 
@@ -179,18 +180,19 @@ def star(storages: Storages, prefix: str, *, remove: bool) -> Found:
     return found
 
 
-def lock(storages: Storages, prefix: str, until: datetime.datetime) -> Found:
+def lock(storages: Storages, prefix: str, until: datetime.datetime) -> tuple[Found, Protection]:
     """Lock a point until a moment; a lock only ever grows.
 
     Raises:
         UsageError: the moment is over.
+        ChainBusy: somebody writes into the chain; nothing was locked.
     """
-    now = storages.surroundings.clock.now()
-    if until <= now:
+    if until <= storages.surroundings.clock.now():
         raise UsageError(f"({clock.to_text(until)} is over)")
     found = find(storages, prefix)
-    marks.lock(found.chain.storage, found.chain.id, found.head.point, until, now)
-    return found
+    with found.chain.exclusive("lock a point"):
+        done = protecting.protect_point(found.chain, found.head, until, require=False)
+    return found, done
 
 
 def delete(
@@ -201,8 +203,6 @@ def delete(
     Raises:
         PointProtected, PointInUse: one must stay; of its chain none was removed.
     """
-    from ruchu.repository import merging  # noqa: PLC0415 - SQLite is needed here only
-
     by_chain: dict[tuple[str, str], list[Found]] = {}
     for found in (find(storages, prefix) for prefix in dict.fromkeys(prefixes)):
         by_chain.setdefault((found.storage, found.chain.id), []).append(found)
@@ -217,14 +217,40 @@ def delete(
             stems = list(dict.fromkeys(found.head.stem for found in group))
             merging.delete_points(chain, held, stems, grace=grace)
             swept = merging.sweep(chain, held, grace=grace)
+            protecting.release_ended(chain, chain.surroundings.clock.now())
             purged = merging.purge(chain, held)
-            done.append({
-                "storage": group[0].storage,
-                "chain": chain.id,
-                "points": [stem[11:] for stem in stems],
-                "bytes_trashed": swept.bytes_trashed,
-                "bytes_freed": purged.bytes_freed,
-            })
+            done.append(
+                {
+                    "storage": group[0].storage,
+                    "chain": chain.id,
+                    "points": [stem[11:] for stem in stems],
+                    "bytes_trashed": swept.bytes_trashed,
+                    "bytes_freed": purged.bytes_freed,
+                }
+            )
     return done
 
 
+def diff(storages: Storages, one: str, other: str) -> dict[str, Any]:
+    """Return the extents in which the disks of two points of one chain differ.
+
+    Raises:
+        UsageError: they are of different chains, which know nothing of each other's blocks.
+    """
+    first, second = find(storages, one), find(storages, other)
+    if (first.storage, first.chain.id) != (second.storage, second.chain.id):
+        hint = "Points of different chains can only be compared by restoring both."
+        raise UsageError("(the two points are of different chains)", hint=hint)
+    heads = (first.head, second.head)
+    found = []
+    for name in dict.fromkeys(disk.name for head in heads for disk in head.disks):
+        extents = comparing.differences(first.chain, *heads, name)
+        found.append(
+            {
+                "name": name,
+                "sizes": [comparing.size_of(head, name) for head in heads],
+                "bytes": sum(extent.length for extent in extents),
+                "extents": [[extent.start, extent.length] for extent in extents],
+            }
+        )
+    return {"points": [head.point for head in heads], "disks": found}

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.control import points
+from ruchu.control.platforms import Platforms
 from ruchu.control.storages import Storages
+from ruchu.model.machines import Placement
 from ruchu.recovery import full
 from ruchu.recovery.running import Run
 
@@ -14,13 +16,37 @@ def restore_image(
 ) -> dict[str, Any]:
     """Restore one disk of a point into a file or onto a device."""
     found = points.find(storages, prefix)
-    done = full.restore_image(
-        found.chain, found.head, disk, target, overwrite=overwrite, run=run
-    )
+    done = full.restore_image(found.chain, found.head, disk, target, overwrite=overwrite, run=run)
     return {
         "point": found.head.point,
         "storage": found.storage,
         "target": str(target),
+        "size": done.size,
+        "bytes": done.bytes,
+        "seconds": round(done.seconds, 3),
+        "leased": done.leased,
+    }
+
+
+def restore_machine(
+    storages: Storages,
+    platforms: Platforms,
+    prefix: str,
+    platform_name: str | None,
+    placement: Placement,
+    run: Run,
+) -> dict[str, Any]:
+    """Restore a machine of a point; without a platform name, on the only one that is known."""
+    found = points.find(storages, prefix)
+    entry = platforms.entry(platform_name)
+    with platforms.open(entry) as platform:
+        done = full.restore_machine(platform, found.chain, found.head, placement, run)
+    return {
+        "point": found.head.point,
+        "storage": found.storage,
+        "platform": entry.name,
+        "machine": done.machine,
+        "disks": list(done.disks),
         "size": done.size,
         "bytes": done.bytes,
         "seconds": round(done.seconds, 3),

@@ -93,9 +93,7 @@ class Storages:
         self, name: str, directory: Path, source: SecretSource, repository: Repository
     ) -> StorageEntry:
         facts = repository.facts
-        entry = StorageEntry(
-            name, str(directory), facts.id, facts.role, source.method, source.file
-        )
+        entry = StorageEntry(name, str(directory), facts.id, facts.role, source.method, source.file)
         self.registry.put_storage(entry)
         return entry
 

@@ -36,13 +36,14 @@ class Extent:
 def aligned(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent]:
     """Grow extents to whole blocks of a disk of `size` bytes and join what then touches.
 
-    Takes extents sorted by start. A block touched by data at all is data; a block is zero only
-    if zero extents cover it whole, so a zero extent shrinks to the whole blocks inside it and its
-    ragged ends become data. Yields sorted, disjoint extents, each DATA or ZERO.
+    Takes extents sorted by start; they may overlap, and data wins then. A block touched by data at
+    all is data; a block is zero only if zero extents cover it whole, so a run of zeros shrinks to
+    the whole blocks inside it and its ragged ends become data. Yields sorted, disjoint extents,
+    each DATA or ZERO.
     """
     run_start = run_end = 0
     run_content: Content | None = None
-    for start, end, content in _pieces(extents, block, size):
+    for start, end, content in _pieces(_apart(extents), block, size):
         if content is run_content and start <= run_end:
             run_end = max(run_end, end)
             continue
@@ -53,6 +54,29 @@ def aligned(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent
         run_end, run_content = max(run_start, end), content
     if run_content is not None and run_end > run_start:
         yield Extent(run_start, run_end - run_start, run_content)
+
+
+def _apart(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Cut overlapping extents so that none overlaps another; zeros that touch become one."""
+    # What is known but not yielded: data from `at` to `data_end`, zeros from there to `zero_end`.
+    at = data_end = zero_end = 0
+    for extent in extents:
+        reached = max(data_end, zero_end) if extent.reads_as_zeros else data_end
+        if extent.start > reached:
+            yield from _cut(at, min(data_end, extent.start), min(zero_end, extent.start))
+            at = data_end = extent.start
+        if extent.reads_as_zeros:
+            zero_end = max(zero_end, extent.end)
+        else:
+            data_end = max(data_end, extent.end)
+    yield from _cut(at, data_end, zero_end)
+
+
+def _cut(at: int, data_end: int, zero_end: int) -> Iterator[Extent]:
+    if data_end > at:
+        yield Extent(at, data_end - at)
+    if zero_end > data_end:
+        yield Extent(data_end, zero_end - data_end, Content.ZERO)
 
 
 def _pieces(extents: Iterable[Extent], block: int, size: int) -> Iterator[tuple[int, int, Content]]:

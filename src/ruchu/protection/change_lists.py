@@ -58,6 +58,7 @@ def _merged(ranges: list[tuple[int, int]]) -> list[Extent]:
     for start, end in ranges:
         if merged and start <= merged[-1].end:
             last = merged.pop()
-            start, end = last.start, max(end, last.end)
-        merged.append(Extent(start, end - start))
+            merged.append(Extent(last.start, max(end, last.end) - last.start))
+        else:
+            merged.append(Extent(start, end - start))
     return merged

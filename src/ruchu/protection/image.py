@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruchu.blocks import copying
 from ruchu.blocks.files import FileReader
 from ruchu.errors import NotFound, Unsupported
-from ruchu.model.extents import Extent, aligned
 from ruchu.model.sources import Kind, Reason
-from ruchu.protection import bases, change_lists, sampling
-from ruchu.protection.bases import Base
+from ruchu.protection import bases, change_lists, plans
 from ruchu.protection.running import Run
 from ruchu.protection.sampling import Sample
 from ruchu.repository.chains import Chain, ProtectedObject
@@ -59,16 +56,6 @@ class BackupResult:
     source_changed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What to read, and whether the rest is as in the base."""
-
-    extents: list[Extent] | None
-    on_base: bool
-    reasons: tuple[Reason, ...] = ()
-    sample: Sample | None = None
-
-
 def back_up_image(
     repository: Repository,
     name: str,
@@ -106,12 +93,16 @@ def back_up_image(
             writer = PointWriter(chain, lock, base.kind, base.head, level=run.level)
             with writer:
                 before, time = _state(path), clock.now()
-                plan = _plan(source, chain, writer, listed, run)
-                progress = _copy(source, chain, writer, plan, run)
+                plan = plans.everything()
+                if listed is not None:
+                    plan = plans.changes_only(source, listed, chain, writer, DISK, run)
+                names = (DISK, path.name)
+                progress = plans.carry_out(plan, source, chain, writer, names, run)
                 changed = _state(path) != before
                 reasons = base.reasons + plan.reasons
                 seconds = clock.monotonic() - began
-                _describe(writer, plan, reasons)
+                degraded = plans.reason_fields(reasons)
+                writer.describe_disk(DISK, {**plan.facts(), "degraded": degraded})
                 facts = _facts(path, progress.data, seconds, source_changed=changed)
                 head = writer.commit(time, facts)
         return BackupResult(
@@ -158,59 +149,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _plan(
-    source: FileReader, chain: Chain, writer: PointWriter, listed: list[Extent] | None, run: Run
-) -> _Plan:
-    """Decide what to read: what the list says if it can be trusted, all data otherwise."""
-    if listed is None or writer.base is None:
-        # The base says why there is none; the list is of no use then.
-        return _Plan(None, on_base=False)
-    base_map = writer.base_map(DISK, source.size)
-    entry = writer.base.disk(DISK)
-    if base_map is None or entry is None:
-        reason = Reason("disk-resized", "the image is smaller than that of the base", DISK)
-        return _Plan(None, on_base=False, reasons=(reason,))
-    block = chain.block_size
-    if base_map.size < source.size:
-        listed = [*listed, Extent(base_map.size, source.size - base_map.size)]
-        listed.sort(key=lambda extent: extent.start)
-    changed = list(aligned(listed, block, source.size))
-    base_disk = chain.disk(writer.base, entry)
-    sample = sampling.check(source, base_disk, changed, block, (run.choose, run.sample))
-    if sample.differs_at is not None:
-        text = f"the change list leaves out a change at byte {sample.differs_at}"
-        reason = Reason("sample-mismatch", text, DISK)
-        return _Plan(None, on_base=False, reasons=(reason,), sample=sample)
-    return _Plan(changed, on_base=True, sample=sample)
-
-
-def _copy(
-    source: FileReader, chain: Chain, writer: PointWriter, plan: _Plan, run: Run
-) -> copying.Progress:
-    target = writer.open_disk(DISK, source.size, on_base=plan.on_base)
-    extents = plan.extents
-    if extents is None:
-        extents = list(aligned(source.extents(), chain.block_size, source.size))
-    progress = copying.Progress(sum(extent.length for extent in extents))
-    run.watch(source.path.name, progress)
-    return copying.copy(
-        source, extents, target,
-        workers=run.workers, progress=progress, cancelled=run.cancelled,
-    )  # fmt: skip
-
-
-def _describe(writer: PointWriter, plan: _Plan, reasons: tuple[Reason, ...]) -> None:
-    facts: dict[str, Any] = {"read": "changes" if plan.on_base else "all"}
-    if reasons:
-        facts["degraded"] = [{"code": reason.code, "text": reason.text} for reason in reasons]
-    if plan.sample is not None:
-        facts["sample"] = plan.sample.facts()
-    writer.describe_disk(DISK, facts)
-
-
-def _facts(
-    path: Path, bytes_read: int, seconds: float, *, source_changed: bool
-) -> dict[str, Any]:
+def _facts(path: Path, bytes_read: int, seconds: float, *, source_changed: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "bytes_read": bytes_read,
         "seconds": round(seconds, 3),

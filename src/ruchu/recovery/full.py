@@ -70,18 +70,21 @@ def restore_image(
     if entry is None:
         names = ", ".join(f"{each.number} ({each.name})" for each in head.disks)
         raise NotFound(f"(disk {disk!r} of point {head.point[:8]}; there are: {names or 'none'})")
-    with leased(chain, head, "restore") as is_leased:
-        with FileWriter(target, entry.size, overwrite=overwrite) as writer:
-            progress = _copy(chain, head, entry, writer, run)
-            writer.finish()
+    with (
+        leased(chain, head, "restore") as is_leased,
+        FileWriter(target, entry.size, overwrite=overwrite) as writer,
+    ):
+        progress = _copy(chain, head, entry, writer, run, fresh=writer.fresh)
+        writer.finish()
     return ImageRestored(entry.size, progress.data, clock.monotonic() - began, is_leased)
 
 
 def _copy(
-    chain: Chain, head: Head, entry: DiskEntry, target: BlockWriter, run: Run
+    chain: Chain, head: Head, entry: DiskEntry, target: BlockWriter, run: Run, *, fresh: bool
 ) -> copying.Progress:
+    """Copy a disk; a fresh target reads as zeros already, so only data is written."""
     disk = chain.disk(head, entry)
-    extents = list(disk.extents())
+    extents = [each for each in disk.extents() if not (fresh and each.reads_as_zeros)]
     progress = copying.Progress(sum(extent.length for extent in extents))
     run.watch(entry.name, progress)
     return copying.copy(
@@ -137,11 +140,13 @@ def restore_machine(
     missing = set(placement.disks) - {disk.key for disk in spec.disks}
     if missing:
         raise NotFound(f"(disks {', '.join(sorted(missing))} of point {head.point[:8]})")
-    with leased(chain, head, "restore") as is_leased:
-        with platform.restore(spec, placement) as session:
-            pairs = _paired(head, session.sinks)
-            moved = [_copy(chain, head, entry, sink, run).data for entry, sink in pairs]
-            machine = session.finish()
+    with (
+        leased(chain, head, "restore") as is_leased,
+        platform.restore(spec, placement) as session,
+    ):
+        pairs = _paired(head, session.sinks)
+        moved = [_copy(chain, head, entry, sink, run, fresh=True).data for entry, sink in pairs]
+        machine = session.finish()
     return MachineRestored(
         machine=machine,
         disks=tuple(entry.name for entry, _ in pairs),

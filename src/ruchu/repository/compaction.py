@@ -65,6 +65,7 @@ def compact(chain: Chain, ledger: Ledger, chosen: list[int]) -> Compacted:
             # A table left by a crash: the pack is still there, so nobody has followed it.
             chain.storage.delete(layout.moved(chain.id, chain.table.id(pack).hex()))
             write_moves(chain, pack, old, places)
+        chain.reader.forget_moves()
         return Compacted(tuple(tables), writer.bytes_written, tuple(damaged))
 
 

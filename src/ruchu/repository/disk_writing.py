@@ -30,6 +30,9 @@ class _Spill:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="ruchu-map-")  # noqa: SIM115 - lives as long as we
 
+    def close(self) -> None:
+        self._file.close()
+
     def put(self, segment: int, slots: maps.Slots) -> None:
         written = os.pwrite(self._file.fileno(), slots.tobytes(), segment * self._BYTES)
         assert written == slots.nbytes
@@ -108,6 +111,11 @@ class DiskWriter:
 
     def flush(self) -> None:
         """Nothing: durability comes with the commit of the point."""
+
+    def close(self) -> None:
+        """Give the room on the local disk back."""
+        if self._spill is not None:
+            self._spill.close()
 
     def _zero_part(self, segment: int, at: int, count: int) -> None:
         """Zero a part of a segment; one that is zeros already costs nothing."""

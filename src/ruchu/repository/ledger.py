@@ -26,6 +26,7 @@ from ruchu.repository.reach import (
     reference_slots,
     segment_slots,
 )
+from ruchu.repository.relocating import moves_exist
 
 _SCHEMA = """
 create table if not exists packs(
@@ -90,9 +91,13 @@ class Ledger:
             self._attempt()
         except Damaged:
             # Perhaps only the counts are wrong: they are cache. Count everything once more.
-            self._database.execute("delete from packs")
-            self._database.execute("delete from points")
+            self._forget()
             self._attempt()
+
+    def _forget(self) -> None:
+        self._rows.clear()
+        self._database.execute("delete from packs")
+        self._database.execute("delete from points")
 
     def _attempt(self) -> None:
         try:
@@ -108,8 +113,13 @@ class Ledger:
         live = self._chain.live_packs()
         self._places = Places(self._chain.reader, self._chain.numbers(live))
         known = {row[0].hex() for row in self._database.execute("select id from packs")}
-        for pack in sorted(live - known):
-            self._add_pack(self._chain.table.number(bytes.fromhex(pack)))
+        new = self._chain.numbers(live - known)
+        if known and any(moves_exist(self._chain, number) for number in new):
+            # A compaction was taken back: what was counted elsewhere belongs to this pack again.
+            self._forget()
+            known, new = set(), self._chain.numbers(live)
+        for number in sorted(new):
+            self._add_pack(number)
         gone = sorted(known - live)
         for pack in gone:
             self._hand_over(self._chain.table.number(bytes.fromhex(pack)))

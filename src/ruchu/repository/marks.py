@@ -3,10 +3,11 @@
 import contextlib
 import datetime
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ruchu import clock
-from ruchu.errors import Damaged, ObjectExists
+from ruchu.errors import Damaged, ObjectExists, ObjectMissing
 from ruchu.model.ids import is_id
 from ruchu.repository import documents, layout
 from ruchu.storage.contract import Storage
@@ -43,12 +44,34 @@ def unstar(storage: Storage, chain: str, point: str) -> None:
 
 def lock(
     storage: Storage, chain: str, point: str, until: datetime.datetime, now: datetime.datetime
-) -> None:
-    """Lock a point until a moment (whole seconds). A lock is never shortened: the longest counts."""
+) -> str:
+    """Lock a point until a moment (whole seconds); return the name of the mark.
+
+    A lock is never shortened: the longest counts.
+    """
     stamp = until.astimezone(datetime.UTC).strftime(_STAMP)
     fields = {"point": point, "until": clock.to_text(until), "created": clock.to_text(now)}
+    name = layout.lock_until(chain, point, stamp)
     with contextlib.suppress(ObjectExists):
-        storage.put(layout.lock_until(chain, point, stamp), documents.sealed(_UNTIL, fields))
+        storage.put(name, documents.sealed(_UNTIL, fields))
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class LockMark:
+    """One lock: the name of its object, the point, the moment of its end."""
+
+    name: str
+    point: str
+    until: datetime.datetime
+
+
+def locks(storage: Storage, chain: str) -> Iterator[LockMark]:
+    """Yield every lock of every point, ended ones among them."""
+    for info in storage.list(layout.marks(chain)):
+        match = _MARK.fullmatch(layout.stem_of(info.name))
+        if match is not None and match[3]:
+            yield LockMark(info.name, match[1], _later(None, match[3]))
 
 
 def all_marks(storage: Storage, chain: str) -> dict[str, Marks]:
@@ -82,6 +105,8 @@ def remove_all(storage: Storage, chain: str, point: str) -> None:
     """Remove the marks of a point that is gone."""
     for info in list(storage.list(layout.marks(chain))):
         if layout.stem_of(info.name).startswith(f"{point}."):
+            with contextlib.suppress(ObjectMissing):
+                storage.release(info.name)
             storage.delete(info.name)
 
 

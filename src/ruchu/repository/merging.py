@@ -4,11 +4,12 @@ Every point is a whole, so merging the oldest increment into the next one is: dr
 others need. The work is as large as what the point changed.
 """
 
+import contextlib
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ruchu.errors import Damaged, NotFound, PointInUse, PointProtected
+from ruchu.errors import Damaged, NotFound, ObjectMissing, PointInUse, PointProtected
 from ruchu.repository import compaction, layout, locking, marks, trash
 from ruchu.repository.chains import Chain
 from ruchu.repository.ledger import Ledger
@@ -131,6 +132,8 @@ def purge(chain: Chain, lock: ChainLock) -> Swept:
     ]
     if not due:
         return Swept()
+    # Not even what this process has read before: a table of moves may have been replaced since.
+    chain.reader.forget_moves()
     found = reach(chain.reader, chain.points(), chain.numbers(chain.live_packs()))
     doomed = chain.numbers(pack for record in due for pack in record.packs)
     if doomed & found.needed:
@@ -161,9 +164,11 @@ def _destroy(chain: Chain, record: trash.TrashRecord) -> int:
 
 
 def _remove(chain: Chain, name: str) -> None:
-    if chain.storage.is_protected(name):
-        # Its lock has ended, or it would not be in the trash.
-        chain.storage.release(name)
+    # A purge that was interrupted may have removed it already.
+    with contextlib.suppress(ObjectMissing):
+        if chain.storage.is_protected(name):
+            # Its lock has ended, or it would not be in the trash.
+            chain.storage.release(name)
     chain.storage.delete(name)
 
 

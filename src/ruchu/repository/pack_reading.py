@@ -183,6 +183,11 @@ class PackReader:
                 self._moves[pack] = found
         return found
 
+    def forget_moves(self) -> None:
+        """Read the tables of moves anew from now on: some were replaced, or may have been."""
+        with self._lock:
+            self._moves.clear()
+
     def entries(self, pack: int) -> packs.Entries:
         """Return the footer of a pack.
 

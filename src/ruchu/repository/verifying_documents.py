@@ -27,7 +27,6 @@ from ruchu.repository import (
     unreadable,
 )
 from ruchu.repository.chains import Chain
-from ruchu.repository.heads import Head
 from ruchu.repository.verifying_findings import Findings
 from ruchu.storage import failures
 from ruchu.storage.contract import Storage
@@ -39,7 +38,7 @@ _LOCK, _LEASE = "ruchu-lock", "ruchu-lease"
 _RELEASED = b"\n"
 _ID = "[0-9a-f]{32}"
 _KEY_SLOT = re.compile(rf"keys/({_ID})\.json")
-_PACK = re.compile(rf"packs/([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})\.(pack|moved)")
+_PACK = re.compile(r"packs/([0-9a-f]{2})/(\1[0-9a-f]{30})\.(pack|moved)")
 _POINT = re.compile(rf"points/(\d{{10}}-({_ID}))\.json")
 _TRASH = re.compile(rf"trash/({_ID})\.json")
 _LOCK_NAME = re.compile(r"locks/(\d{10})(\.released)?\.json")
@@ -149,7 +148,7 @@ class ChainDocuments:
         self._check = DocumentCheck(chain.storage, findings)
         self._points = sorted(stem[11:] for stem in known_stems)
         self._moved: list[str] = []
-        self.heads: list[Head] = []
+        self.heads: list[heads.Head] = []
         self.pack_sizes: dict[str, int] = {}
         self.deleted: set[str] = set()
 
@@ -200,9 +199,7 @@ class ChainDocuments:
 
     def _mark(self, name: str, point: str) -> None:
         affected = [point] if point in self._points else []
-        self._check.check(
-            name, lambda data: _true(marks.check(name, data)), points=affected, may_go=True
-        )
+        self._check.check(name, lambda data: _mark_right(name, data), points=affected, may_go=True)
 
     def _lock(self, name: str, match: re.Match[str]) -> None:
         if match[2]:
@@ -273,7 +270,8 @@ def _trash_parser(chain: str, name: str, record: str) -> Callable[[bytes], trash
     return lambda data: trash.parse(name, data, chain, record)
 
 
-def _true(_: None) -> bool:
+def _mark_right(name: str, data: bytes) -> bool:
+    marks.check(name, data)
     return True
 
 

@@ -1,7 +1,8 @@
 """Packs under verification: every byte of one, and the catalogue of what all of them hold."""
 
 import enum
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +107,8 @@ class PackStream:
             bad = self._records(number, front.entries)
         except ObjectMissing:
             return CheckedPack(number, missing=True)
+        # Header, footer and trailer.
+        self._watch.advance(max(0, front.size - _span(front.entries)))
         reasons = tuple(bad[row] for row in sorted(bad)[:REASONS_MAX])
         return CheckedPack(
             number, front.entries, damaged=tuple(sorted(bad)), reasons=reasons, size=front.size
@@ -276,6 +279,10 @@ class Catalogue:
         self._reserve(number + 1)
         self._standing[number] = _Standing.BAD
 
+    def forget(self, number: int) -> None:
+        """Look a pack up anew when it is asked for next: it vanished."""
+        self._standing[number] = _Standing.UNKNOWN
+
     def needed(self, kind: int | None = None) -> npt.NDArray[np.intp]:
         """Return the rows that points need, of one kind or of all."""
         chosen = (self.flags.values & NEEDED) > 0
@@ -283,10 +290,17 @@ class Catalogue:
             chosen &= self._kind.values == kind
         return np.flatnonzero(chosen)
 
-    def place(self, row: int) -> tuple[int, int]:
-        """Return number and offset of the pack behind a row."""
-        key = int(self._keys.values[row])
-        return self._numbers[key >> 32], key & 0xFFFFFFFF
+    def by_pack(
+        self, rows: npt.NDArray[np.intp]
+    ) -> Iterator[tuple[int, npt.NDArray[np.intp], npt.NDArray[np.uint32]]]:
+        """Yield (number of the pack, rows, offsets) for ascending rows, pack by pack."""
+        keys = self._keys.values[rows]
+        orders = (keys >> np.uint64(32)).astype(np.int64)
+        edges = np.flatnonzero(np.diff(orders)) + 1
+        for begin, end in itertools.pairwise([0, *edges.tolist(), len(rows)]):
+            if end > begin:
+                offsets = (keys[begin:end] & np.uint64(0xFFFFFFFF)).astype("<u4")
+                yield self._numbers[int(orders[begin])], rows[begin:end], offsets
 
     def __len__(self) -> int:
         return self._keys.length

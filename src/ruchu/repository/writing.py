@@ -96,6 +96,7 @@ class PointWriter:
         chain = self._chain
         under = (base, self._places) if base is not None else None
         writer = DiskWriter(self._store, chain.table, size, chain.block_size, under)
+        self._stack.callback(writer.close)
         self._disks.append(_Disk(name, writer))
         return writer
 

@@ -26,7 +26,7 @@ def save(disk: BlockReader, path: Path) -> None:
     """Write what a disk holds to a new sparse file."""
     with path.open("xb") as file:
         file.truncate(disk.size)
-    apply_extents(disk, disk.extents(), path)
+    apply_extents(disk, (each for each in disk.extents() if not each.reads_as_zeros), path)
 
 
 def apply_extents(disk: BlockReader, extents: Iterable[Extent], path: Path) -> int:
@@ -50,7 +50,7 @@ def load(path: Path, sink: BlockWriter) -> None:
     with path.open("rb") as file:
         start = 0
         while data := file.read(PIECE):
-            if any(data):
+            if data != bytes(len(data)):
                 sink.write(start, memoryview(data))
             start += len(data)
 

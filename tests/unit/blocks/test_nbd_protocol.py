@@ -113,8 +113,8 @@ def test_a_full_handshake():
     names = b"\0\0\0\3vda\0\0\0\2\0\0\0\x0fbase:allocation\0\0\0\3x:y"
     assert sent == (
         b"\0\0\0\3"
-        + b"IHAVEOPT\0\0\0\x08\0\0\0\0"
-        + b"IHAVEOPT\0\0\0\x0a"
+        b"IHAVEOPT\0\0\0\x08\0\0\0\0"
+        b"IHAVEOPT\0\0\0\x0a"
         + struct.pack(">I", len(names))
         + names
         + b"IHAVEOPT\0\0\0\7\0\0\0\x0b\0\0\0\3vda\0\1\0\3"

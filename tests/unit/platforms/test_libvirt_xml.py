@@ -6,11 +6,9 @@ import pytest
 
 from ruchu.errors import PlatformError
 from ruchu.model.machines import DiskSpec, NicSpec
-from ruchu.units import GIB, MIB
-
-pytest.importorskip("libvirt")
 from ruchu.platforms.libvirt import domain_xml
 from ruchu.platforms.libvirt.domain_xml import Changes, NewImage
+from ruchu.units import GIB, MIB
 
 UUID = "11111111-2222-3333-4444-555555555555"
 NEW = "99999999-2222-4333-8444-555555555555"

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from ruchu.clock import SYSTEM, Clock
-from ruchu.errors import NotFound
+from ruchu.errors import NotFound, SourceBusy
 from ruchu.model.machines import MachineSpec, MachineSummary, Placement, PowerState
 from ruchu.platforms.contract import (
     Capabilities,
@@ -89,6 +89,8 @@ class LibvirtPlatform:
         self._lock = threading.Lock()
         # Points that are open, by identity: two of the same moment may be equal.
         self._open: dict[int, Capture] = {}
+        # Machines with open points: a second run of ours would take their jobs for stale.
+        self._busy: set[str] = set()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -123,13 +125,15 @@ class LibvirtPlatform:
 
         Checkpoints are pruned by `open_points`, which is told which are still needed.
         """
-        return leftovers.reconcile(
-            self._client.domain(machine),
-            owner,
-            self._settings.host,
-            self._settings.directories,
-            self._settings.clock,
-        )
+        domain = self._client.domain(machine)
+        with translated(f"machine {machine}"), self._reserved(domain.UUIDString()):
+            return leftovers.reconcile(
+                domain,
+                owner,
+                self._settings.host,
+                self._settings.directories,
+                self._settings.clock,
+            )
 
     @contextlib.contextmanager
     def open_points(
@@ -143,14 +147,15 @@ class LibvirtPlatform:
                 self._open[id(point)] = capture
                 mine.append(id(point))
 
-        prepared = [self._capture(request) for request in requests]
-        try:
-            with snapshots.opened(prepared, order, created) as points:
-                yield points
-        finally:
-            with self._lock:
-                for number in mine:
-                    del self._open[number]
+        with contextlib.ExitStack() as stack:
+            prepared = [self._capture(request, stack) for request in requests]
+            try:
+                with snapshots.opened(prepared, order, created) as points:
+                    yield points
+            finally:
+                with self._lock:
+                    for number in mine:
+                        del self._open[number]
 
     def keep_reference(self, point: SourcePoint) -> None:
         """Say that the point was committed: its change reference is to be kept.
@@ -184,11 +189,26 @@ class LibvirtPlatform:
         self._client.close()
         self._settings.host.close()
 
-    def _capture(self, request: OpenRequest) -> Capture | BaseException:
+    @contextlib.contextmanager
+    def _reserved(self, identity: str) -> Iterator[None]:
+        with self._lock:
+            if identity in self._busy:
+                raise SourceBusy(f"machine {identity} is being read by this process")
+            self._busy.add(identity)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(identity)
+
+    def _capture(
+        self, request: OpenRequest, stack: contextlib.ExitStack
+    ) -> Capture | BaseException:
         try:
             naming.check_owner(request.owner)
             domain = self._client.domain(request.machine)
             target = Target(domain, inventory.describe(domain, self._settings.host), request)
+            stack.enter_context(self._reserved(target.spec.id))
             with translated(f"machine {request.machine}"):
                 off = quiesce.state(domain) is PowerState.OFF
             kind = OfflineCapture if off else RunningCapture

@@ -118,10 +118,12 @@ class LocalHost:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small new file."""
-        with _as_platform_error(path), Path(path).open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with _as_platform_error(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
 
     def remove(self, path: str) -> None:
         """Remove a file; no error if it is not there."""
@@ -218,7 +220,7 @@ class SshHost:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small new file."""
-        script = f"set -C; cat > {shlex.quote(path)} && sync {shlex.quote(path)}"
+        script = f"umask 077; set -C; cat > {shlex.quote(path)} && sync {shlex.quote(path)}"
         self.run(["sh", "-c", script], input=data)
 
     def remove(self, path: str) -> None:

@@ -97,6 +97,8 @@ def create(host: Host, path: str, image_format: str, size: int) -> None:
     if host.exists(path):
         raise PlatformError(f"{path} exists already")
     host.run(["qemu-img", "create", "-q", "-f", image_format, path, str(size)])
+    # It will hold all of a machine's data; libvirt gives it to QEMU when the machine starts.
+    host.run(["chmod", "600", path])
 
 
 @contextlib.contextmanager
@@ -152,9 +154,10 @@ def _connected(path: str, process: commands.Process) -> nbd.NbdDisk | None:
     """Return the disk, None if the server is not yet ready for it."""
     try:
         return nbd.NbdDisk(nbd.Address(path=path))
-    except NbdError:
+    except NbdError as error:
+        # qemu-nbd listens before it opens the image: what it said tells more than a closed socket.
         if process.status() is not None:
-            raise
+            raise CommandFailed(f"{' '.join(process.args)}: {process.said()}") from error
         return None
 
 

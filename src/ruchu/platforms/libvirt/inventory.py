@@ -1,7 +1,5 @@
 """Reads machines: the list of all, and one in full."""
 
-from collections.abc import Iterator
-
 import libvirt
 
 from ruchu.errors import PlatformError
@@ -23,7 +21,7 @@ def summaries(connection: Connection) -> list[MachineSummary]:
     """
     with translated("list of machines"):
         host = connection.getHostname()
-        found = [_summary(domain, host) for domain in _domains(connection)]
+        found = [_summary(domain, host) for domain in connection.listAllDomains(0)]
     return sorted((line for line in found if line is not None), key=lambda line: line.name)
 
 
@@ -40,10 +38,6 @@ def describe(domain: Domain, host: Host) -> MachineSpec:
         # It is made at the first start; before that there is nothing to keep.
         nvram = host.read(store) if store and host.exists(store) else b""
         return domain_xml.machine_spec(config, live, lambda key: _size(domain, key), nvram)
-
-
-def _domains(connection: Connection) -> Iterator[Domain]:
-    yield from connection.listAllDomains(0)
 
 
 def _summary(domain: Domain, host: str) -> MachineSummary | None:

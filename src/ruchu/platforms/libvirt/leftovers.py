@@ -110,25 +110,34 @@ def _remove(host: Host, path: str, clock: Clock) -> list[str]:
     return [*done, f"removed {path}"]
 
 
+def sweep_restores(host: Host, directory: str) -> None:
+    """Remove sockets and pid files of restores whose qemu-nbd has ended; touch no living one."""
+    for name in host.names(directory):
+        path = f"{directory}/{name}"
+        ours = naming.is_mark_of_owner(name, naming.RESTORES)
+        if ours and name.endswith(".pid") and _server(host, path) is None:
+            host.remove(path.removesuffix(".pid") + ".sock")
+            host.remove(path)
+
+
 def _end_process(host: Host, pid_file: str, clock: Clock) -> list[str]:
-    found = _PID.fullmatch(host.read(pid_file))
-    if found is None:
-        return []
-    pid = int(found[1])
-    directory = f"/proc/{pid}"
     deadline = clock.monotonic() + PROCESS_LIMIT_S
-    signal = "TERM"
-    ended = False
-    # The id may long be another process's: only a qemu-nbd with this very pid file is ours.
-    while host.exists(directory) and pid_file.encode() in _command_line(host, directory):
-        if clock.monotonic() > deadline:
-            signal = "KILL"
+    ended: list[str] = []
+    while (pid := _server(host, pid_file)) is not None:
+        signal = "TERM" if clock.monotonic() < deadline else "KILL"
         host.run(["sh", "-c", f"kill -{signal} {pid} 2>/dev/null || true"])
-        ended = True
+        ended = [f"ended a stale qemu-nbd ({pid})"]
         clock.sleep(POLL_S)
-    return [f"ended a stale qemu-nbd ({pid})"] if ended else []
+    return ended
 
 
-def _command_line(host: Host, directory: str) -> bytes:
-    done = host.run(["sh", "-c", f"cat {directory}/cmdline 2>/dev/null || true"])
-    return done.stdout if b"qemu-nbd" in done.stdout else b""
+def _server(host: Host, pid_file: str) -> int | None:
+    """Return the process id of the qemu-nbd that wrote a pid file, None if it has ended."""
+    found = _PID.fullmatch(host.read(pid_file)) if host.exists(pid_file) else None
+    if found is None:
+        return None
+    pid = int(found[1])
+    done = host.run(["sh", "-c", f"cat /proc/{pid}/cmdline 2>/dev/null || true"])
+    # The id may long be another process's: only a qemu-nbd with this very pid file is ours.
+    ours = b"qemu-nbd" in done.stdout and pid_file.encode() in done.stdout
+    return pid if ours else None

@@ -13,9 +13,17 @@ from dataclasses import dataclass
 from typing import Self
 
 from ruchu.blocks import nbd
-from ruchu.errors import AlreadyExists, InvalidName, SourceBusy
+from ruchu.errors import AlreadyExists, CommandFailed, InvalidName, PlatformError, SourceBusy
 from ruchu.model.machines import DiskSpec, MachineSpec, Placement
-from ruchu.platforms.libvirt import domain_xml, images, inventory, naming, planning, power
+from ruchu.platforms.libvirt import (
+    domain_xml,
+    images,
+    inventory,
+    leftovers,
+    naming,
+    planning,
+    power,
+)
 from ruchu.platforms.libvirt.capture import Settings
 from ruchu.platforms.libvirt.client import Client, Domain, translated
 
@@ -120,9 +128,14 @@ class Restore:
     def finish(self) -> str:
         """Flush, put the disks in place, define the machine; return its id.
 
+        Images of a replaced machine that lie elsewhere are not touched.
+
         Raises:
-            PlatformError: it failed; what was there before is still there.
+            PlatformError: it failed; what was there before is still there. If only the start
+                failed, the new machine stays, off.
         """
+        if self._finished:
+            raise PlatformError("this restore was finished before")
         for sink in self._sinks:
             sink.flush()
         self._servers.close()
@@ -147,6 +160,7 @@ class Restore:
     def _begin(self) -> None:
         for directory in {self._settings.socket_directory, *map(_parent, self._paths())}:
             self._host.make_directory(directory)
+        leftovers.sweep_restores(self._host, self._settings.socket_directory)
         for directory in set(map(_parent, self._paths())):
             self._remove_stale(directory)
         for image in self._plan.images:
@@ -154,7 +168,7 @@ class Restore:
                 raise AlreadyExists(image.path, hint="Choose another name or directory.")
             images.create(self._host, image.partial, image.format, image.disk.size)
             self._undo.callback(self._host.remove, image.partial)
-            mark = naming.mark("restore", self._plan.uuid)
+            mark = naming.restore_mark(self._plan.uuid)
             disk = self._servers.enter_context(
                 images.served(
                     self._host,
@@ -178,9 +192,11 @@ class Restore:
         args = ["find", directory, "-maxdepth", "1", "-type", "f", "-name", f".*{PARTIAL}"]
         args += ["-mmin", f"+{STALE_MINUTES}", "-print0"]
         for path in filter(None, self._host.run(args).text.split("\0")):
-            # Being written it is young; and qemu-img refuses an image that is locked.
-            self._host.run(["qemu-img", "info", "--", path])
-            self._host.remove(path)
+            # What is being written is locked, and qemu-img refuses it. As raw: nothing that a
+            # guest wrote is ever taken for a format.
+            with contextlib.suppress(CommandFailed):
+                self._host.run(["qemu-img", "info", "-f", "raw", path])
+                self._host.remove(path)
 
     def _put_in_place(self, partial: str, path: str, forget: list[str]) -> None:
         if self._host.exists(path):

@@ -17,13 +17,17 @@ _CHECKPOINT = re.compile(r"ruchu-(?P<owner>.+)-\d{8}T\d{12}Z-[0-9a-f]{8}")
 _MARK = re.compile(r"ruchu-(?P<owner>.+)-(?P<machine>[0-9a-f]{8})-[0-9a-f]{8}")
 
 
+# The owner of what a restore makes: no backup may be called so.
+RESTORES = "restore"
+
+
 def check_owner(owner: str) -> str:
     """Return the owner if it may be part of names.
 
     Raises:
         InvalidName: it may not.
     """
-    if not OWNER.fullmatch(owner):
+    if owner == RESTORES or not OWNER.fullmatch(owner):
         raise InvalidName(f"owner {owner!r}", hint="At most 40 letters, digits, `.`, `-`, `_`.")
     return owner
 
@@ -45,13 +49,28 @@ def mark(owner: str, machine_id: str) -> str:
     return f"ruchu-{check_owner(owner)}-{machine_id[:8].lower()}-{secrets.token_hex(4)}"
 
 
+def restore_mark(machine_id: str) -> str:
+    """Return a new mark for files of a restore."""
+    return f"ruchu-{RESTORES}-{machine_id[:8].lower()}-{secrets.token_hex(4)}"
+
+
 def is_mark_of(file_name: str, owner: str, machine_id: str) -> bool:
     """Tell whether a file name begins with a mark of this owner and machine."""
+    return _marked(file_name) == (owner, machine_id[:8].lower())
+
+
+def is_mark_of_owner(file_name: str, owner: str) -> bool:
+    """Tell whether a file name begins with a mark of this owner, for any machine."""
+    return _marked(file_name)[0] == owner
+
+
+def _marked(file_name: str) -> tuple[str, str]:
+    """Return owner and machine of the mark that a file name begins with, empty if none."""
     # What follows the mark is `.vda.scratch` and the like; an owner may hold dots itself.
     stem = file_name
     while stem:
         found = _MARK.fullmatch(stem)
-        if found and found["owner"] == owner and found["machine"] == machine_id[:8].lower():
-            return True
+        if found:
+            return found["owner"], found["machine"]
         stem = stem.rpartition(".")[0]
-    return False
+    return "", ""

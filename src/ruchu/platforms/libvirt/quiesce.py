@@ -21,6 +21,8 @@ from ruchu.platforms.libvirt.client import Domain, translated
 METADATA_URI = "https://ruchu.invalid/libvirt/1"
 # A freeze waits for the guest to flush; one that takes longer hurts the guest more than it helps.
 AGENT_LIMIT_S = 30
+# qemu-ga: "Command guest-fsfreeze-freeze has been disabled: the agent is in frozen state".
+_ALREADY_FROZEN = "frozen state"
 
 
 class Quiesce:
@@ -98,8 +100,13 @@ class Quiesce:
                 _mark(self._domain, self._owner)
                 self._domain.fsFreeze(None, 0)
         except GuestAgentError as error:
-            # It may have been frozen in part, or freeze late: thaw in any case.
-            self._thaw_after_failure(error)
+            if _ALREADY_FROZEN in error.detail:
+                # By somebody else, who would be surprised if we thawed it.
+                self._frozen_at = None
+                _forget(self._domain)
+            else:
+                # It may have been frozen in part, or freeze late: thaw in any case.
+                self._thaw_after_failure(error)
             return Reason("agent-failed", error.detail)
         except BaseException as error:
             self._thaw_after_failure(error)
@@ -133,9 +140,7 @@ def thaw(domain: Domain) -> None:
         if not domain.isActive():
             return
         domain.fsThaw(None, 0)
-        # The time limit is ours; libvirt waits for ever unless told otherwise.
-        domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
-        _unmark(domain)
+        _forget(domain)
 
 
 def left_frozen_by(domain: Domain, owner: str) -> bool:
@@ -174,7 +179,9 @@ def _mark(domain: Domain, owner: str) -> None:
     )
 
 
-def _unmark(domain: Domain) -> None:
+def _forget(domain: Domain) -> None:
+    """Undo what was noted for a freeze: the time limit (libvirt has none) and the mark."""
+    domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
     domain.setMetadata(
         libvirt.VIR_DOMAIN_METADATA_ELEMENT,
         None,

@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 import libvirt
 
 from ruchu.blocks import nbd
-from ruchu.errors import PlatformError
+from ruchu.errors import PlatformError, SourceChanged
 from ruchu.model.sources import ChangeRef, Reason
 from ruchu.platforms.contract import SourcePoint
 from ruchu.platforms.libvirt import checkpoints, disks, images, leftovers, naming, planning
@@ -57,7 +57,8 @@ class RunningCapture:
             self._settings.clock,
         )
         base = request.base.name if request.base else ""
-        checkpoints.prune(self._domain, request.owner, self._target.keeps(base))
+        with translated(f"machine {self._spec.name}"):
+            checkpoints.prune(self._domain, request.owner, self._target.keeps(base))
         wanted = planning.chosen(self._spec.disks, request.disks)
         moment = checkpoints.find(self._domain, base) if base else None
         self._plan = planning.plan(wanted, request.base, moment)
@@ -113,7 +114,7 @@ class RunningCapture:
     def close(self) -> None:
         """End the job, delete the checkpoint unless it is kept, remove the files."""
         # An ExitStack runs all of them, the last first, and raises the last error.
-        with contextlib.ExitStack() as stack:
+        with translated(f"machine {self._spec.name}"), contextlib.ExitStack() as stack:
             stack.callback(self._remove_files)
             stack.callback(self._settle_checkpoints)
             if self._began:
@@ -133,7 +134,7 @@ class RunningCapture:
         disk = nbd.NbdDisk(address, connections=self._settings.connections)
         self._stack.callback(disk.close)
         if disk.size != plan.disk.size:
-            raise PlatformError(f"{plan.key} has {disk.size} bytes, not {plan.disk.size}")
+            raise SourceChanged(f"{plan.key} has {disk.size} bytes, not {plan.disk.size}")
         return disks.PointDisk(plan.key, disk, [disks.EXPORT_BITMAP] if plan.base else None)
 
     def _backup_xml(self) -> str:

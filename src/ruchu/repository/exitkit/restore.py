@@ -1130,12 +1130,6 @@ def parse(argv: Optional[list[str]]) -> Any:
     common.add_argument("--deleted", action="store_true", help="also points in the trash")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, parents=[common])
-    parser.set_defaults(
-        storage=os.path.dirname(os.path.abspath(__file__)),
-        key_file=None,
-        passphrase_file=None,
-        deleted=False,
-    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("list", parents=[common], help="show the points")
     command.add_argument("--json", action="store_true")
@@ -1151,7 +1145,16 @@ def parse(argv: Optional[list[str]]) -> Any:
     command = commands.add_parser("verify", parents=[common], help="check every chunk")
     command.add_argument("point", metavar="POINT", nargs="?")
     command.add_argument("--all", action="store_true", help="all points (the default)")
-    return parser.parse_args(argv)
+    # Not set_defaults: it would make the commands overwrite what stands before them.
+    args = argparse.Namespace(
+        storage=os.path.dirname(os.path.abspath(__file__)),
+        key_file=None,
+        passphrase_file=None,
+        deleted=False,
+    )
+    for key, value in vars(parser.parse_args(argv)).items():
+        setattr(args, key, value)
+    return args
 
 
 def main(argv: Optional[list[str]] = None) -> int:

@@ -1,0 +1,82 @@
+"""The command `ruchu`: nouns and verbs, errors as messages, signals as cancellation."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ruchu import __version__, process
+from ruchu.cli import (
+    backup,
+    cancelling,
+    host,
+    output,
+    platform,
+    points,
+    restore,
+    retention,
+    storage,
+)
+from ruchu.cli.cancelling import CANCELLATION
+from ruchu.cli.session import Session, default_directory
+from ruchu.errors import RuchuError
+
+app = typer.Typer(
+    name="ruchu",
+    help="Back up, restore and check machines and disks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(storage.app, name="storage")
+app.add_typer(platform.app, name="platform")
+app.command("inventory")(platform.inventory)
+app.add_typer(backup.app, name="backup")
+app.add_typer(points.app, name="points")
+app.add_typer(restore.app, name="restore")
+app.add_typer(retention.app, name="retention")
+app.command("doctor")(host.doctor)
+app.command("selftest")(host.selftest)
+
+
+def _version(value: bool) -> None:
+    if value:
+        output.line(f"ruchu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Directory of the local state (RUCHU_STATE).")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Back up, restore and check machines and disks."""
+    del version
+    context.obj = Session(state if state is not None else default_directory())
+
+
+def main() -> None:
+    """Run a command; the exit status says how it went (docs/operators/commands.md)."""
+    process.tune_memory()
+    # The threads of a linear algebra library would only cost start-up time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    CANCELLATION.install()
+    try:
+        app()
+    except RuchuError as error:
+        output.error(error)
+        if "--json" in sys.argv:
+            output.document(output.error_document(error))
+        sys.exit(error.exit_status)
+    except SystemExit:
+        if CANCELLATION.requested:
+            sys.exit(cancelling.EXIT_STATUS)
+        raise

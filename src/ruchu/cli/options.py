@@ -1,0 +1,28 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="File whose line is the passphrase.")
+]
+KeyFile = Annotated[Path | None, typer.Option("--key-file", help="File whose bytes are the key.")]
+StorageOption = Annotated[str, typer.Option("--storage", help="Storage to use.")]
+Point = Annotated[str, typer.Argument(help="Point: at least 4 digits of its id.")]
+Level = Annotated[int, typer.Option("--level", min=0, max=19, help="zstd level; 0: none.")]
+Full = Annotated[bool, typer.Option("--full", help="Also read every chunk.")]
+Sampled = Annotated[
+    int | None,
+    typer.Option("--sampled", min=1, metavar="N", help="Also read N chunks a chain, at random."),
+]
+Grace = Annotated[
+    str, typer.Option("--grace", help="How long what was removed can be brought back: 12h, 7d.")
+]
+
+
+def group(text: str) -> typer.Typer:
+    """Return the group of commands of one noun."""
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)

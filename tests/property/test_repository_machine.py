@@ -1,0 +1,437 @@
+"""A repository against a dictionary, with crashes, kills, clocks that jump and caches that lie.
+
+Every committed point reads back to the byte, whatever happens; what was deleted never comes back;
+a backup that was interrupted is absent or whole; what is starred or locked stays.
+"""
+
+import contextlib
+import datetime
+import importlib.util
+import io
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import stateful
+from hypothesis import strategies as st
+
+from ruchu import errors
+from ruchu.model.sources import Kind
+from ruchu.repository import exitkit, heads, keyring, layout, marks, merging, repositories
+from ruchu.testing import worlds
+from ruchu.testing.worlds import BLOCK, World
+
+HOUR = datetime.timedelta(hours=1)
+DAY = 24 * HOUR
+POINTS_MAX = 9
+BLOCKS_MAX = 3 * worlds.SEGMENT_BLOCKS
+# Few contents, so that blocks come back: also those whose packs wait in the trash.
+POOL = [random.Random(number).randbytes(BLOCK) for number in range(10)]
+POOL.append(b"text " * (BLOCK // 5) + b"!")
+
+BLOCKS = st.lists(
+    st.tuples(st.integers(0, BLOCKS_MAX - 1), st.integers(-1, len(POOL) - 1)), max_size=8
+)
+SIZES = st.sampled_from([BLOCKS_MAX * BLOCK, 10 * BLOCK + 7, 8 * BLOCK, 5 * BLOCK - 1, 1, 0])
+DISKS = st.sampled_from(["vda", "vdb"])
+GRACES = st.sampled_from([0 * DAY, DAY])
+WHICH = st.integers(0, 1)
+# How an operation ends, and after which part (in percent) of the calls that it took last time.
+FATES = st.one_of(
+    st.none(), st.tuples(st.sampled_from(["power", "kill"]), st.integers(0, 110))
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small():
+    with worlds.small():
+        yield
+
+
+@dataclass
+class Reader:
+    """A process that reads a point, and holds a lease on it, for several steps."""
+
+    stem: str
+    server: worlds.Server
+    head: heads.Head
+    stack: contextlib.ExitStack
+
+
+def overlay(content, size, writes):
+    """Return content at a new size with blocks of the pool written, and which blocks they are."""
+    result = bytearray(content[:size]) + bytes(max(0, size - len(content)))
+    changed = set()
+    for block, number in writes:
+        if block * BLOCK < size:
+            data = bytes(BLOCK) if number < 0 else POOL[number]
+            data = data[: size - block * BLOCK]
+            result[block * BLOCK : block * BLOCK + len(data)] = data
+            changed.add(block)
+    return bytes(result), changed
+
+
+# Named, not lambdas: Hypothesis parses the source of lambdas, which Python 3.11 does not survive
+# when the garbage collector comes in between.
+def has_room(machine):
+    return len(machine.world.model) < POINTS_MAX
+
+
+def has_points(machine):
+    return bool(machine.world.model)
+
+
+def can_build(machine):
+    return has_points(machine) and has_room(machine)
+
+
+def can_read(machine):
+    return has_points(machine) and len(machine.readers) < 2
+
+
+def is_read(machine):
+    return bool(machine.readers)
+
+
+class RepositoryMachine(stateful.RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.stack = contextlib.ExitStack()
+        shared = Path("/dev/shm")
+        parent = str(shared) if shared.is_dir() else None
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
+        self.usual = {}
+        self.marks = {}
+        self.readers = []
+        self.deleted = set()
+        self.changed = True
+
+    @stateful.initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed):
+        self.world = World(seed, cache=self.folder / "cache")
+        self.servers = [None, None]
+
+    def teardown(self):
+        with self.stack:
+            if hasattr(self, "world"):
+                self.nothing_is_left_over()
+
+    # Processes and how they end.
+
+    def server(self, which):
+        if self.servers[which] is None:
+            self.servers[which] = self.world.start()
+        return self.servers[which]
+
+    def attempt(self, which, fate, work):
+        """Do the work of a server; return whether it went through. Then all is checked."""
+        server = self.server(which)
+        self.changed = True
+        before = self.world.disk.calls
+        if fate is None:
+            work(server)
+            self.usual[work.__qualname__] = self.world.disk.calls - before
+            return True
+        how, percent = fate
+        calls = self.usual.get(work.__qualname__, 100) * percent // 100
+        done = self.world.run_until(calls, lambda: work(server))
+        self.end(which, how)
+        return done
+
+    def end(self, which, how):
+        if how == "power":
+            self.world.fail_power()
+            self.servers = [None, None]
+            for reader in self.readers:
+                reader.stack.pop_all()
+            self.readers = []
+        else:
+            self.world.kill(self.servers[which])
+            self.servers[which] = None
+
+    # Backups.
+
+    def commit(self, which, fate, kind, disks, **options):
+        def work(server):
+            self.world.back_up(server, kind, disks, **options)
+
+        self.attempt(which, fate, work)
+        if self.world.pending is not None:
+            self.world.recover(self.server(which))
+
+    @stateful.precondition(has_room)
+    @stateful.rule(which=WHICH, fate=FATES, size=SIZES, writes=BLOCKS, other=st.booleans())
+    def back_up_fully(self, which, fate, size, writes, other):
+        disks = {"vda": overlay(b"", size, writes)[0]}
+        if other:
+            disks["vdb"] = overlay(b"", size // 3, writes)[0]
+        self.commit(which, fate, Kind.FULL, disks)
+
+    @stateful.precondition(can_build)
+    @stateful.rule(
+        which=WHICH, fate=FATES, writes=BLOCKS, grow=st.integers(0, 5 * BLOCK), back=st.integers(0),
+        add=st.booleans(), remove=st.booleans(),
+    )  # fmt: skip
+    def back_up_changes(self, which, fate, writes, grow, back, add, remove):
+        """Build on the newest point (incremental) or on an older one (differential)."""
+        stems = sorted(self.world.model)
+        base = stems[-1 - back % len(stems)]
+        kind = Kind.INCREMENTAL if base == stems[-1] else Kind.DIFFERENTIAL
+        disks, changed = {}, {}
+        for name, old in self.world.model[base].items():
+            disks[name], changed[name] = overlay(old, len(old) + grow, writes)
+        if add:
+            disks.setdefault("vdc", overlay(b"", 5 * BLOCK + 7, writes)[0])
+        elif remove and len(disks) > 1:
+            del disks["vda"]
+            changed.pop("vda")
+        self.commit(which, fate, kind, disks, base=base, changed=changed)
+
+    # Removal.
+
+    @stateful.precondition(has_points)
+    @stateful.rule(
+        which=WHICH, fate=FATES, chosen=st.lists(st.integers(0), min_size=1, max_size=2),
+        grace=GRACES,
+    )  # fmt: skip
+    def delete(self, which, fate, chosen, grace):
+        stems = sorted(self.world.model)
+        wanted = {stems[number % len(stems)] for number in chosen}
+        refusal = self.refusal(wanted)
+
+        def work(server):
+            with server.chain.exclusive("merge") as lock:
+                merging.delete_points(server.chain, lock, sorted(wanted), grace=grace)
+
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.attempt(which, None, work)
+            return
+        done = self.attempt(which, fate, work)
+        left = set(self.server(which).chain.stems())
+        assert done <= (not wanted & left)
+        assert wanted & left in (set(), wanted), "half of a deletion"
+        if not wanted & left:
+            self.forget(wanted)
+
+    def refusal(self, wanted):
+        now = self.world.clock.now()
+        for stem in wanted:
+            starred, until = self.marks.get(stem, (False, now))
+            if starred or until > now:
+                return errors.PointProtected
+        if any(reader.stem in wanted for reader in self.readers):
+            return errors.PointInUse
+        return None
+
+    def forget(self, stems):
+        for stem in stems:
+            del self.world.model[stem]
+            self.marks.pop(stem, None)
+            self.deleted.add(stem)
+
+    @stateful.rule(which=WHICH, fate=FATES, grace=GRACES)
+    def sweep(self, which, fate, grace):
+        def work(server):
+            with server.chain.exclusive("merge") as lock:
+                merging.sweep(server.chain, lock, grace=grace)
+
+        self.attempt(which, fate, work)
+
+    @stateful.rule(which=WHICH, fate=FATES)
+    def purge(self, which, fate):
+        def work(server):
+            with server.chain.exclusive("merge") as lock:
+                merging.purge(server.chain, lock)
+
+        self.attempt(which, fate, work)
+
+    @stateful.rule(which=WHICH, chosen=st.integers(0), grace=GRACES)
+    def merge(self, which, chosen, grace):
+        """Delete, sweep and purge in one go, as a retention does."""
+        if self.world.model:
+            self.delete(which, None, [chosen], grace)
+        self.sweep(which, None, grace)
+        self.purge(which, None)
+
+    # Marks and time.
+
+    @stateful.precondition(has_points)
+    @stateful.rule(which=WHICH, chosen=st.integers(0), starred=st.booleans())
+    def star(self, which, chosen, starred):
+        stem, storage = self.choice(chosen), self.server(which).storage
+        if starred:
+            marks.star(storage, self.world.chain_id, stem[11:], self.world.clock.now())
+        else:
+            marks.unstar(storage, self.world.chain_id, stem[11:])
+        self.marks[stem] = (starred, self.marks.get(stem, (0, self.world.clock.now()))[1])
+
+    @stateful.precondition(has_points)
+    @stateful.rule(which=WHICH, chosen=st.integers(0), hours=st.integers(1, 60))
+    def lock(self, which, chosen, hours):
+        stem, now = self.choice(chosen), self.world.clock.now()
+        marks.lock(self.server(which).storage, self.world.chain_id, stem[11:],
+                   now + hours * HOUR, now)  # fmt: skip
+        starred, until = self.marks.get(stem, (False, now))
+        self.marks[stem] = (starred, max(until, now + hours * HOUR))
+
+    def choice(self, chosen):
+        stems = sorted(self.world.model)
+        return stems[chosen % len(stems)]
+
+    @stateful.rule(hours=st.integers(-48, 72))
+    def the_clock_moves(self, hours):
+        self.world.clock.move(hours * HOUR)
+
+    # Readers.
+
+    @stateful.precondition(can_read)
+    @stateful.rule(chosen=st.integers(0))
+    def begin_reading(self, chosen):
+        stem = self.choice(chosen)
+        server = self.world.start()
+        stack = contextlib.ExitStack()
+        head = server.chain.head(stem)
+        stack.enter_context(server.chain.reading(head, "restore"))
+        self.readers.append(Reader(stem, server, head, stack))
+
+    @stateful.precondition(is_read)
+    @stateful.rule(end=st.booleans())
+    def read_on(self, end):
+        reader = self.readers[0]
+        found = self.world.read(reader.server.chain, reader.stem)
+        assert found == self.world.model[reader.stem]
+        if end:
+            self.readers.pop(0).stack.close()
+            self.world.host.kill(reader.server.process)
+
+    # What happens to a server.
+
+    @stateful.rule(which=WHICH, how=st.sampled_from(["power", "kill"]))
+    def the_process_dies(self, which, how):
+        self.server(which)
+        self.end(which, how)
+        self.changed = True
+
+    @stateful.rule()
+    def adopt(self):
+        """Another machine takes the storage over: it knows nothing of it."""
+        shutil.rmtree(self.world.cache, ignore_errors=True)
+        for which in (0, 1):
+            if self.servers[which] is not None:
+                self.end(which, "kill")
+
+    @stateful.rule(save=st.booleans())
+    def caches_of_another_time(self, save):
+        saved = self.folder / "saved"
+        source, target = (self.world.cache, saved) if save else (saved, self.world.cache)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+
+    @stateful.rule(which=WHICH, fate=FATES, number=st.integers(0, 3))
+    def rotate_the_passphrase(self, which, fate, number):
+        old, new = self.world.secret, keyring.Secret("passphrase", b"secret %d" % number)
+
+        def work(server):
+            server.repository.rotate_secret(new, worlds.CHEAP)
+
+        done = self.attempt(which, fate, work)
+        self.world.secret = new
+        if not done:
+            try:
+                self.world.start()
+            except errors.WrongKey:
+                self.world.secret = old
+        if done and old != new:
+            with pytest.raises(errors.WrongKey):
+                surroundings = self.world.surroundings(self.world.host.start())
+                repositories.open_repository(self.world.storage(), old, surroundings)
+
+    # What must hold.
+
+    @stateful.invariant()
+    def the_points_are_those_of_the_model(self):
+        server = self.server(0)
+        assert server.chain.stems() == sorted(self.world.model)
+        assert not self.deleted & set(server.chain.stems())
+        if self.changed:
+            self.changed = False
+            self.world.check(server)
+            found = marks.all_marks(server.storage, self.world.chain_id)
+            now = self.world.clock.now()
+            for stem, (starred, until) in self.marks.items():
+                assert found.get(stem[11:], marks.Marks()).keeps(now) == (starred or until > now)
+
+    @stateful.precondition(has_points)
+    @stateful.rule(which=WHICH)
+    def the_exit_kit_reads_the_same(self, which):
+        extract_with_kit(self.world, self.server(which).storage, self.folder / "kit")
+
+    def nothing_is_left_over(self):
+        """When all points go, all goes."""
+        for reader in self.readers:
+            reader.stack.close()
+        self.servers = [None, None]
+        self.world.host.reboot()
+        server = self.server(0)
+        for stem in self.marks:
+            marks.unstar(server.storage, self.world.chain_id, stem[11:])
+        chain = server.chain
+        self.world.clock.move(30 * DAY)
+        with chain.exclusive("merge") as lock:
+            merging.sweep(chain, lock, grace=0 * DAY)
+            merging.purge(chain, lock)
+        self.world.check(server)
+        with chain.exclusive("merge") as lock:
+            merging.delete_points(chain, lock, sorted(self.world.model), grace=0 * DAY)
+            merging.sweep(chain, lock, grace=0 * DAY)
+            merging.purge(chain, lock)
+            server.storage.sweep_unfinished("")
+        left = {info.name for info in server.storage.list(layout.chain(chain.id))}
+        left -= {info.name for info in server.storage.list(layout.locks(chain.id))}
+        left -= {info.name for info in server.storage.list(layout.leases(chain.id))}
+        assert left == {layout.chain_document(chain.id)}
+
+
+def load_kit():
+    path = Path(exitkit.__file__).with_name("restore.py")
+    spec = importlib.util.spec_from_file_location("exit_kit_restore", path)
+    kit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kit)
+    kit.PER_SEGMENT = worlds.SEGMENT_BLOCKS
+    return kit
+
+
+KIT = load_kit()
+
+
+def extract_with_kit(world, storage, folder):
+    """Dump the storage into a real directory, and let the exit kit extract every point."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for info in storage.list(""):
+        path = folder / "storage" / info.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(storage.get(info.name, info.size))
+    (folder / "passphrase").write_bytes(world.secret.value + b"\n")
+    common = ["--storage", str(folder / "storage"), "--passphrase-file", str(folder / "passphrase")]
+    for stem, disks in world.model.items():
+        for name, content in disks.items():
+            target = folder / f"{stem}.{name}"
+            arguments = [*common, "extract", stem[11:], "--disk", name, str(target)]
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                status = KIT.main(arguments)
+            assert status == 0, said.getvalue()
+            assert target.read_bytes() == content
+
+
+TestRepositoryMachine = RepositoryMachine.TestCase
+_PROFILE = hypothesis.settings()
+TestRepositoryMachine.settings = hypothesis.settings(
+    max_examples=max(200, _PROFILE.max_examples),
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
