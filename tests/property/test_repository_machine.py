@@ -28,19 +28,20 @@ from ruchu.testing.worlds import BLOCK, World
 HOUR = datetime.timedelta(hours=1)
 DAY = 24 * HOUR
 POINTS_MAX = 9
+UNMARKED = (False, datetime.datetime.min.replace(tzinfo=datetime.UTC))
 BLOCKS_MAX = 3 * worlds.SEGMENT_BLOCKS
 # Few contents, so that blocks come back: also those whose packs wait in the trash.
-POOL = [random.Random(number).randbytes(BLOCK) for number in range(10)]
+POOL = [random.Random(number).randbytes(BLOCK) for number in range(30)]
 POOL.append(b"text " * (BLOCK // 5) + b"!")
 
 BLOCKS = st.lists(
-    st.tuples(st.integers(0, BLOCKS_MAX - 1), st.integers(-1, len(POOL) - 1)), max_size=8
+    st.tuples(st.integers(0, BLOCKS_MAX - 1), st.integers(-1, len(POOL) - 1)), min_size=2, max_size=9
 )
 SIZES = st.sampled_from([BLOCKS_MAX * BLOCK, 10 * BLOCK + 7, 8 * BLOCK, 5 * BLOCK - 1, 1, 0])
 DISKS = st.sampled_from(["vda", "vdb"])
 GRACES = st.sampled_from([0 * DAY, DAY])
 WHICH = st.integers(0, 1)
-# How an operation ends, and after which part (in percent) of the calls that it took last time.
+# How an operation ends, and after which part (in percent) of the most calls that it ever took.
 FATES = st.one_of(
     st.none(), st.tuples(st.sampled_from(["power", "kill"]), st.integers(0, 110))
 )
@@ -134,10 +135,11 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
         before = self.world.disk.calls
         if fate is None:
             work(server)
-            self.usual[work.__qualname__] = self.world.disk.calls - before
+            took = self.world.disk.calls - before
+            self.usual[work.__name__] = max(took, self.usual.get(work.__name__, 0))
             return True
         how, percent = fate
-        calls = self.usual.get(work.__qualname__, 100) * percent // 100
+        calls = self.usual.get(work.__name__, 100) * percent // 100
         done = self.world.run_until(calls, lambda: work(server))
         self.end(which, how)
         return done
@@ -156,10 +158,10 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
     # Backups.
 
     def commit(self, which, fate, kind, disks, **options):
-        def work(server):
+        def backup(server):
             self.world.back_up(server, kind, disks, **options)
 
-        self.attempt(which, fate, work)
+        self.attempt(which, fate, backup)
         if self.world.pending is not None:
             self.world.recover(self.server(which))
 
@@ -191,6 +193,13 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
             changed.pop("vda")
         self.commit(which, fate, kind, disks, base=base, changed=changed)
 
+    @stateful.precondition(can_build)
+    @stateful.rule(which=WHICH, writes=st.lists(BLOCKS, min_size=2, max_size=4))
+    def back_up_for_days(self, which, writes):
+        """Some increments in a row."""
+        for each in writes:
+            self.back_up_changes(which, None, each, 0, 0, add=False, remove=False)
+
     # Removal.
 
     @stateful.precondition(has_points)
@@ -203,15 +212,15 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
         wanted = {stems[number % len(stems)] for number in chosen}
         refusal = self.refusal(wanted)
 
-        def work(server):
+        def delete(server):
             with server.chain.exclusive("merge") as lock:
                 merging.delete_points(server.chain, lock, sorted(wanted), grace=grace)
 
         if refusal is not None:
             with pytest.raises(refusal):
-                self.attempt(which, None, work)
+                self.attempt(which, None, delete)
             return
-        done = self.attempt(which, fate, work)
+        done = self.attempt(which, fate, delete)
         left = set(self.server(which).chain.stems())
         assert done <= (not wanted & left)
         assert wanted & left in (set(), wanted), "half of a deletion"
@@ -221,7 +230,7 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
     def refusal(self, wanted):
         now = self.world.clock.now()
         for stem in wanted:
-            starred, until = self.marks.get(stem, (False, now))
+            starred, until = self.marks.get(stem, UNMARKED)
             if starred or until > now:
                 return errors.PointProtected
         if any(reader.stem in wanted for reader in self.readers):
@@ -236,27 +245,30 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
 
     @stateful.rule(which=WHICH, fate=FATES, grace=GRACES)
     def sweep(self, which, fate, grace):
-        def work(server):
+        def sweep(server):
             with server.chain.exclusive("merge") as lock:
                 merging.sweep(server.chain, lock, grace=grace)
 
-        self.attempt(which, fate, work)
+        self.attempt(which, fate, sweep)
 
     @stateful.rule(which=WHICH, fate=FATES)
     def purge(self, which, fate):
-        def work(server):
+        def purge(server):
             with server.chain.exclusive("merge") as lock:
                 merging.purge(server.chain, lock)
 
-        self.attempt(which, fate, work)
+        self.attempt(which, fate, purge)
 
-    @stateful.rule(which=WHICH, chosen=st.integers(0), grace=GRACES)
-    def merge(self, which, chosen, grace):
+    @stateful.rule(
+        which=WHICH, chosen=st.integers(0), grace=GRACES, fate=FATES, fated=st.integers(0, 2)
+    )
+    def merge(self, which, chosen, grace, fate, fated):
         """Delete, sweep and purge in one go, as a retention does."""
+        fates = [fate if step == fated else None for step in range(3)]
         if self.world.model:
-            self.delete(which, None, [chosen], grace)
-        self.sweep(which, None, grace)
-        self.purge(which, None)
+            self.delete(which, fates[0], [chosen], grace)
+        self.sweep(which, fates[1], grace)
+        self.purge(which, fates[2])
 
     # Marks and time.
 
@@ -268,7 +280,7 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
             marks.star(storage, self.world.chain_id, stem[11:], self.world.clock.now())
         else:
             marks.unstar(storage, self.world.chain_id, stem[11:])
-        self.marks[stem] = (starred, self.marks.get(stem, (0, self.world.clock.now()))[1])
+        self.marks[stem] = (starred, self.marks.get(stem, UNMARKED)[1])
 
     @stateful.precondition(has_points)
     @stateful.rule(which=WHICH, chosen=st.integers(0), hours=st.integers(1, 60))
@@ -276,7 +288,7 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
         stem, now = self.choice(chosen), self.world.clock.now()
         marks.lock(self.server(which).storage, self.world.chain_id, stem[11:],
                    now + hours * HOUR, now)  # fmt: skip
-        starred, until = self.marks.get(stem, (False, now))
+        starred, until = self.marks.get(stem, UNMARKED)
         self.marks[stem] = (starred, max(until, now + hours * HOUR))
 
     def choice(self, chosen):
@@ -337,10 +349,10 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
     def rotate_the_passphrase(self, which, fate, number):
         old, new = self.world.secret, keyring.Secret("passphrase", b"secret %d" % number)
 
-        def work(server):
+        def rotate(server):
             server.repository.rotate_secret(new, worlds.CHEAP)
 
-        done = self.attempt(which, fate, work)
+        done = self.attempt(which, fate, rotate)
         self.world.secret = new
         if not done:
             try:

@@ -82,7 +82,7 @@ def vm(
     json: Json = False,
 ) -> None:
     """Back up machines; one that fails does not stop the others."""
-    from ruchu.control import backups
+    from ruchu.control import backups, machine_backups
     from ruchu.protection.machine import Order
     from ruchu.protection.running import Run
 
@@ -91,20 +91,22 @@ def vm(
         names=tuple(names),
         kind=backups.kind_of(kind),
         disks=tuple(disk or ()),
-        snapshots=backups.snapshots_of(snapshot),
+        snapshots=machine_backups.snapshots_of(snapshot),
         quiesce=not no_quiesce,
         parallel=parallel,
     )
     places = (storage, platform)
     with here.cancellation.polled(), Watcher() as watcher:
         run = Run(level=level, watch=watcher.watch, cancelled=here.cancellation)
-        results = backups.back_up_machines(here.storages, here.platforms, places, order, run)
-    found = [backups.machine_fields(result, storage) for result in results]
+        results = machine_backups.back_up_machines(
+            here.storages, here.platforms, places, order, run
+        )
+    found = [machine_backups.machine_fields(result, storage) for result in results]
     for each in found:
         _tell_machine(each, quiet=json)
     if json:
         output.document(found)
-    if status := backups.exit_status(results):
+    if status := machine_backups.exit_status(results):
         raise typer.Exit(status)
 
 

@@ -11,6 +11,7 @@ from ruchu import __version__, process
 from ruchu.cli import (
     backup,
     cancelling,
+    coercion,
     host,
     output,
     platform,
@@ -68,6 +69,7 @@ def main() -> None:
     process.tune_memory()
     # The threads of a linear algebra library would only cost start-up time.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    coercion.install()
     CANCELLATION.install()
     try:
         app()

@@ -1,7 +1,7 @@
 """`ruchu restore`: bring back an image or a machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,6 +88,10 @@ def vm(
         done = restores.restore_machine(
             here.storages, here.platforms, point, platform, placement, run
         )
+    _tell_machine(done, json=json)
+
+
+def _tell_machine(done: dict[str, Any], *, json: bool) -> None:
     if not done["leased"]:
         output.note(UNLEASED)
     if json:

@@ -4,16 +4,19 @@ import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruchu import clock
 from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, RuchuError, UsageError
-from ruchu.repository import comparing, layout, marks, merging, protecting, trash
+from ruchu.repository import layout, marks, trash
 from ruchu.repository.chains import PREFIX_MIN, Chain
 from ruchu.repository.heads import Head
-from ruchu.repository.protecting import Protection
 from ruchu.storage.contract import Storage
+
+
+if TYPE_CHECKING:
+    from ruchu.repository.protecting import Protection
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +183,15 @@ def star(storages: Storages, prefix: str, *, remove: bool) -> Found:
     return found
 
 
-def lock(storages: Storages, prefix: str, until: datetime.datetime) -> tuple[Found, Protection]:
+def lock(storages: Storages, prefix: str, until: datetime.datetime) -> tuple[Found, "Protection"]:
     """Lock a point until a moment; a lock only ever grows.
 
     Raises:
         UsageError: the moment is over.
         ChainBusy: somebody writes into the chain; nothing was locked.
     """
+    from ruchu.repository import protecting
+
     if until <= storages.surroundings.clock.now():
         raise UsageError(f"({clock.to_text(until)} is over)")
     found = find(storages, prefix)
@@ -203,6 +208,8 @@ def delete(
     Raises:
         PointProtected, PointInUse: one must stay; of its chain none was removed.
     """
+    from ruchu.repository import merging, protecting
+
     by_chain: dict[tuple[str, str], list[Found]] = {}
     for found in (find(storages, prefix) for prefix in dict.fromkeys(prefixes)):
         by_chain.setdefault((found.storage, found.chain.id), []).append(found)
@@ -237,6 +244,8 @@ def diff(storages: Storages, one: str, other: str) -> dict[str, Any]:
     Raises:
         UsageError: they are of different chains, which know nothing of each other's blocks.
     """
+    from ruchu.repository import comparing
+
     first, second = find(storages, one), find(storages, other)
     if (first.storage, first.chain.id) != (second.storage, second.chain.id):
         hint = "Points of different chains can only be compared by restoring both."

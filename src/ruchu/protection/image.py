@@ -2,12 +2,13 @@
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ruchu.blocks.files import FileReader
 from ruchu.errors import NotFound, Unsupported
+from ruchu.model.extents import Extent
 from ruchu.model.sources import Kind, Reason
 from ruchu.protection import bases, change_lists, plans
 from ruchu.protection.running import Run
@@ -90,25 +91,43 @@ def back_up_image(
         chain = _chain(repository, name, source.size)
         with chain.exclusive("backup") as lock:
             base = bases.choose(chain, kind)
-            writer = PointWriter(chain, lock, base.kind, base.head, level=run.level)
-            with writer:
-                before, time = _state(path), clock.now()
-                plan = plans.everything()
-                if listed is not None:
-                    plan = plans.changes_only(source, listed, chain, writer, DISK, run)
-                names = (DISK, path.name)
-                progress = plans.carry_out(plan, source, chain, writer, names, run)
-                changed = _state(path) != before
-                reasons = base.reasons + plan.reasons
-                seconds = clock.monotonic() - began
-                degraded = plans.reason_fields(reasons)
-                writer.describe_disk(DISK, {**plan.facts(), "degraded": degraded})
-                facts = _facts(path, progress.data, seconds, source_changed=changed)
-                head = writer.commit(time, facts)
-        return BackupResult(
-            head, source.size, progress.data, writer.bytes_stored,
-            clock.monotonic() - began, reasons, plan.sample, changed,
-        )  # fmt: skip
+            with PointWriter(chain, lock, base.kind, base.head, level=run.level) as writer:
+                result = _save(source, chain, writer, listed, run, base.reasons)
+    return replace(result, seconds=clock.monotonic() - began)
+
+
+def _save(
+    source: FileReader,
+    chain: Chain,
+    writer: PointWriter,
+    listed: list[Extent] | None,
+    run: Run,
+    reasons: tuple[Reason, ...],
+) -> BackupResult:
+    """Copy the image and commit the point."""
+    clock = chain.surroundings.clock
+    began, time, before = clock.monotonic(), clock.now(), _state(source.path)
+    plan = plans.everything()
+    if listed is not None:
+        plan = plans.changes_only(source, listed, chain, writer, DISK, run)
+    names = (DISK, source.path.name)
+    progress = plans.carry_out(plan, source, chain, writer, names, run)
+    changed = _state(source.path) != before
+    reasons += plan.reasons
+    writer.describe_disk(DISK, {**plan.facts(), "degraded": plans.reason_fields(reasons)})
+    seconds = clock.monotonic() - began
+    facts = _facts(source.path, progress.data, seconds, source_changed=changed)
+    head = writer.commit(time, facts)
+    return BackupResult(
+        head=head,
+        size=source.size,
+        bytes_read=progress.data,
+        bytes_stored=writer.bytes_stored,
+        seconds=seconds,
+        reasons=reasons,
+        sample=plan.sample,
+        source_changed=changed,
+    )
 
 
 def refuse_formats(path: Path) -> None:

@@ -228,12 +228,18 @@ class _Run:
         self._watch.expect(sum(documents.pack_sizes.values()))
         self._check_packs(sorted(self._chain.numbers(documents.pack_sizes)))
         found = self._walk(documents.heads)
-        if self._depth is Depth.SAMPLED and self._draw(rng, sample_records):
+        again = self._depth is Depth.SAMPLED and self._draw(rng, sample_records)
+        # What vanished after it was read must have been moved elsewhere, or nobody needs it.
+        there = self._chain.numbers(self._chain.pack_ids())
+        for number in self._catalogue.good() - there:
+            self._catalogue.forget(number)
+            again = True
+        if again:
             found = self._walk(documents.heads)
         # What only points lack that were deleted meanwhile is no damage.
         deleted = verifying_documents.deleted_stems(self._chain)
-        there = set(verifying_documents.listed_stems(self._chain)) - deleted
-        self._attribute(found, {stem[11:] for stem in there})
+        live = set(verifying_documents.listed_stems(self._chain)) - deleted
+        self._attribute(found, {stem[11:] for stem in live})
 
     def point(self, head: Head, rng: random.Random | None, sample_records: int) -> None:
         """Verify one point."""

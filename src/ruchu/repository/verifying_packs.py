@@ -279,6 +279,10 @@ class Catalogue:
         self._reserve(number + 1)
         self._standing[number] = _Standing.BAD
 
+    def good(self) -> set[int]:
+        """Return the packs that were there and whose footers were right."""
+        return set(np.flatnonzero(self._standing == _Standing.GOOD).tolist())
+
     def forget(self, number: int) -> None:
         """Look a pack up anew when it is asked for next: it vanished."""
         self._standing[number] = _Standing.UNKNOWN
