@@ -123,22 +123,49 @@ class FileWriter:
             raise UsageError(f"({path} is neither a file nor a block device)")
         self._working = path if self._device else path.with_name(f".{path.name}.ruchu-partial")
         flags = os.O_RDWR | os.O_CLOEXEC
-        flags |= os.O_EXCL if self._device else os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        flags |= os.O_EXCL if self._device else os.O_CREAT | os.O_NOFOLLOW
         try:
             self._descriptor = os.open(self._working, flags, 0o600)
         except OSError as error:
             raise StorageError(f"({self._working}: {error.strerror})") from None
-        self._direct = _open_direct(self._working)
+        self._direct: int | None = None
         self._lock = threading.Lock()
         self._finished = False
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._direct = _open_direct(self._working)
 
     def _prepare(self) -> None:
-        if not self._device:
+        if self._device:
+            if (found := _size_of(self._descriptor, self.path)) < self._size:
+                raise UsageError(f"({self.path} has {found} bytes, {self._size} are needed)")
+            return
+        self._claim()
+        try:
+            # What a run that was killed has left goes first.
+            os.ftruncate(self._descriptor, 0)
             os.ftruncate(self._descriptor, self._size)
-        elif (found := _size_of(self._descriptor, self.path)) < self._size:
-            os.close(self._descriptor)
-            raise UsageError(f"({self.path} has {found} bytes, {self._size} are needed)")
+        except OSError as error:
+            self._working.unlink()
+            raise self._failure(error, self._size) from None
+
+    def _claim(self) -> None:
+        """Keep a second writer of the same image from this one's temporary file.
+
+        The lock ends with the process that holds it. Whoever waited may hold a file that got its
+        name meanwhile, or is gone.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(self._descriptor), os.lstat(self._working))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            hint = "Wait for that run to end, or name another target."
+            raise AlreadyExists(f"({self._working}: another process writes it)", hint=hint)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ruchu.cli import output, session
-from ruchu.cli.options import Json, Level, StorageOption, group
+from ruchu.cli.options import LEVEL_DEFAULT, Json, Level, StorageOption, group
 from ruchu.cli.watching import Watcher
 from ruchu.units import format_duration, format_size
 
@@ -27,7 +27,7 @@ def image(
         Path | None,
         typer.Option("--changes", help="Changed ranges since the base: `start length` a line."),
     ] = None,
-    level: Level = 1,
+    level: Level = LEVEL_DEFAULT,
     json: Json = False,
 ) -> None:
     """Back up a raw disk image or a block device; it is opened read-only."""
@@ -78,7 +78,7 @@ def vm(
     parallel: Annotated[
         int, typer.Option("--parallel", min=1, max=64, help="Machines copied at the same time.")
     ] = 2,
-    level: Level = 1,
+    level: Level = LEVEL_DEFAULT,
     json: Json = False,
 ) -> None:
     """Back up machines; one that fails does not stop the others."""

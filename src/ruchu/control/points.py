@@ -14,7 +14,6 @@ from ruchu.repository.chains import PREFIX_MIN, Chain
 from ruchu.repository.heads import Head
 from ruchu.storage.contract import Storage
 
-
 if TYPE_CHECKING:
     from ruchu.repository.protecting import Protection
 

@@ -1,11 +1,13 @@
 """A machine's specification as a document: what a point keeps of it besides its disks."""
 
 import dataclasses
+import re
 from typing import Any
 
 from ruchu.model.machines import DiskSpec, MachineSpec, NicSpec
 
 # Names of the attachments of a point.
+_PASSWORD = re.compile(r"""\spasswd\s*=\s*('[^']*'|"[^"]*")""")
 SPEC, NATIVE, NVRAM = "machine.json", "native", "nvram"
 
 
@@ -14,6 +16,11 @@ def to_document(spec: MachineSpec) -> dict[str, Any]:
     document = dataclasses.asdict(spec)
     del document["native"], document["nvram"]
     return document
+
+
+def without_secrets(native: str) -> str:
+    """Return a native configuration without passwords, for storages that do not encrypt."""
+    return _PASSWORD.sub("", native)
 
 
 def from_document(document: dict[str, Any], native: str, nvram: bytes) -> MachineSpec:

@@ -1,5 +1,6 @@
 """What every platform offers. The workflows know only this."""
 
+import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class SourcePoint:
         consistency: what was reached.
         degraded: why something is weaker than asked.
         frozen_s: seconds that the guest's file systems stood still.
+        time: the moment that the disks show, by the clock of this host.
     """
 
     spec: MachineSpec
@@ -55,6 +57,7 @@ class SourcePoint:
     consistency: Consistency
     degraded: tuple[Reason, ...]
     frozen_s: float
+    time: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)

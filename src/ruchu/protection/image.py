@@ -112,7 +112,8 @@ def _save(
         plan = plans.changes_only(source, listed, chain, writer, DISK, run)
     names = (DISK, source.path.name)
     progress = plans.carry_out(plan, source, chain, writer, names, run)
-    changed = _state(source.path) != before
+    after = _state(source.path)
+    changed = after != before or after not in {(), (*after[:2], source.size, *after[3:])}
     reasons += plan.reasons
     writer.describe_disk(DISK, {**plan.facts(), "degraded": plans.reason_fields(reasons)})
     seconds = clock.monotonic() - began

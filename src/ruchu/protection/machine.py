@@ -195,16 +195,15 @@ class MachineRun:
         """Copy the disks of an open machine, commit, and keep the reference."""
         if isinstance(point, BaseException):
             raise point
-        time = self._clock.now()
         chain, base = machine.chain, machine.base
         writer = PointWriter(chain, machine.lock, base.kind, base.head, level=self._run.level)
         with writer:
             disks = [self._save_disk(machine, writer, point, disk) for disk in point.disks]
-            _attach(writer, point.spec)
+            _attach(writer, point.spec, secrets=chain.identity.encrypted)
             seconds = self._clock.monotonic() - machine.began
             bytes_read = sum(disk.bytes_read for disk in disks)
             facts = _facts(point, self._platform_name, bytes_read, seconds)
-            head = writer.commit(time, facts)
+            head = writer.commit(point.time, facts)
         reasons = (*base.reasons, *point.degraded)
         reasons += tuple(reason for disk in disks for reason in disk.reasons)
         if point.change_ref is not None:
@@ -310,11 +309,12 @@ def _bound(
     return lambda: save(machine, point)
 
 
-def _attach(writer: PointWriter, spec: MachineSpec) -> None:
+def _attach(writer: PointWriter, spec: MachineSpec, *, secrets: bool) -> None:
+    native = spec.native if secrets else configurations.without_secrets(spec.native)
     document = configurations.to_document(spec)
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     writer.attach(configurations.SPEC, text.encode())
-    writer.attach(configurations.NATIVE, spec.native.encode())
+    writer.attach(configurations.NATIVE, native.encode())
     if spec.nvram:
         writer.attach(configurations.NVRAM, spec.nvram)
 

@@ -65,8 +65,8 @@ class Chain:
         found = []
         for info in self.storage.list(layout.points(self.id)):
             stem = layout.stem_of(info.name)
-            layout.parse_point_stem(stem)
-            if (stem in gone) is deleted:
+            # Whatever else lies there is not ours, and no reason to refuse the points.
+            if layout.is_head(info.name) and (stem in gone) is deleted:
                 found.append(stem)
         return sorted(found)
 

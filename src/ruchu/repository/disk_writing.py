@@ -8,11 +8,12 @@ from collections import OrderedDict
 import numpy as np
 
 from ruchu.chunks.codec import Bytes
+from ruchu.errors import Damaged
 from ruchu.repository import maps, packs
 from ruchu.repository.chunk_storing import ChunkStore
 from ruchu.repository.disk_maps import DiskMap
 from ruchu.repository.heads import Reference
-from ruchu.repository.reach import Places
+from ruchu.repository.reach import Places, branch_slots
 
 # Segments being filled. Copies go upwards, so a segment that fell out of these is rarely touched
 # again; if it is, it is read back.
@@ -200,11 +201,27 @@ class DiskWriter:
         if self._base is not None:
             changed = np.array(sorted(self._branches), "<u4")
             kept = self._base.branches
-            kept = kept[~np.isin(kept["segment"], changed)]
+            kept = self._up_to_date(kept[~np.isin(kept["segment"], changed)])
         new = [(number, *where) for number, where in self._branches.items() if where is not None]
         own = np.array(new, maps.BRANCH) if new else np.zeros(0, maps.BRANCH)
         branches = np.concatenate([kept, own])
         return branches[np.argsort(branches["segment"], kind="stable")]
+
+    def _up_to_date(self, branches: maps.Branches) -> maps.Branches:
+        """Return branches that name the packs as they are now: the root is written anew anyway.
+
+        Otherwise a root would name every pack that its segments ever were in, and removing the
+        point would read the tables of all of them.
+        """
+        assert self._places is not None
+        try:
+            now = self._places.current(branch_slots(branches))
+        except Damaged:
+            # A segment of the base is lost. This point keeps it as it was; a repair may bring it.
+            return branches
+        fresh = branches.copy()
+        fresh["pack"], fresh["offset"] = now["pack"], now["offset"]
+        return fresh
 
 
 def _nonzero_blocks(buffer: memoryview, block: int) -> tuple[list[int], list[Bytes]]:

@@ -10,7 +10,7 @@ KEYS = "keys"
 CHAINS = "chains"
 KIT = ("FORMAT.txt", "restore.py")
 
-_POINT = re.compile(r"(\d{10})-([0-9a-f]{32})")
+_POINT = re.compile(r"([0-9]{10})-([0-9a-f]{32})")
 
 
 def _checked(identity: str) -> str:
@@ -69,6 +69,12 @@ def parse_point_stem(stem: str) -> tuple[int, str]:
     if match is None:
         raise UnsafeName(repr(stem)[:80])
     return int(match[1]), match[2]
+
+
+def is_head(name: str) -> bool:
+    """Tell whether an object in the directory of the heads is one."""
+    leaf = name.rsplit("/", 1)[-1]
+    return leaf.endswith(".json") and _POINT.fullmatch(leaf.removesuffix(".json")) is not None
 
 
 def head(chain_id: str, stem: str) -> str:

@@ -53,10 +53,11 @@ def delete_points(
     lock.confirm()
     trash.write(chain.storage, chain.id, record, now)
     # A reader takes its lease first and then looks whether the point is there; we look for
-    # leases after the point is gone: whoever came in between is seen by one of the two.
+    # leases after the point is gone: whoever came in between is seen by one of the two. So with
+    # stars and locks.
     try:
-        _check_leases(chain, wanted)
-    except PointInUse:
+        _check_free(chain, wanted, now)
+    except (PointInUse, PointProtected):
         chain.storage.delete(layout.trash_record(chain.id, record.id))
         raise
 
@@ -65,6 +66,10 @@ def _check(chain: Chain, stems: tuple[str, ...], now: datetime.datetime) -> None
     missing = set(stems) - set(chain.stems())
     if missing:
         raise NotFound(f"(point {min(missing)})")
+    _check_free(chain, stems, now)
+
+
+def _check_free(chain: Chain, stems: tuple[str, ...], now: datetime.datetime) -> None:
     kept = marks.all_marks(chain.storage, chain.id)
     for stem in stems:
         mark = kept.get(stem[11:], marks.Marks())
@@ -138,12 +143,37 @@ def purge(chain: Chain, lock: ChainLock) -> Swept:
     doomed = chain.numbers(pack for record in due for pack in record.packs)
     if doomed & found.needed:
         raise Damaged("the trash holds packs that live points need; nothing was purged")
+    due = _postponed(chain, due, [record for record in records if record not in due], found)
     lock.confirm()
     freed = 0
     for record in due:
         freed += _destroy(chain, record)
     _drop_moves(chain, found)
     return Swept(bytes_freed=freed, points_purged=sum(len(record.points) for record in due))
+
+
+def _postponed(
+    chain: Chain,
+    due: list[trash.TrashRecord],
+    staying: list[trash.TrashRecord],
+    found: Reach,
+) -> list[trash.TrashRecord]:
+    """Return the due records without those whose packs a deleted point still needs.
+
+    A deleted point is whole until its own record is purged: somebody may be reading it, or take
+    the deletion back. What leads to its chunks is added to what was found.
+    """
+    stems = {stem for record in staying for stem in record.points}
+    heads = [chain.head(stem) for stem in chain.stems(deleted=True) if stem in stems]
+    if not heads:
+        return due
+    try:
+        more = reach(chain.reader, heads, chain.numbers(chain.pack_ids()))
+    except Damaged:
+        # Nobody can say what it needs; its own record will be due some day.
+        return [record for record in due if not record.packs]
+    found.named |= more.named
+    return [record for record in due if not chain.numbers(record.packs) & more.needed]
 
 
 def _destroy(chain: Chain, record: trash.TrashRecord) -> int:
@@ -183,6 +213,9 @@ def _drop_moves(chain: Chain, found: Reach) -> None:
         if table is not None:
             needed.add(pack)
             pending += chain.table.numbers(list(table.targets)).tolist()
+    # A table that an interrupted compaction left beside its pack will be replaced, perhaps by
+    # another process.
+    chain.reader.forget_moves()
     for info in list(chain.storage.list(layout.packs(chain.id))):
         if info.name.endswith(".moved") and layout.stem_of(info.name, ".moved") not in needed:
             _remove(chain, info.name)

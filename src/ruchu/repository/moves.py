@@ -75,6 +75,8 @@ def parse(name: str, data: bytes, pack: bytes, chain: bytes, cipher: AESGCM | No
 
 
 def _table(name: str, plain: bytes) -> Moves:
+    if len(plain) < _COUNTS.size:
+        raise Damaged(f"{name}: a body of {len(plain)} bytes")
     targets, rows = _COUNTS.unpack_from(plain)
     if len(plain) != _COUNTS.size + 16 * targets + 12 * rows:
         raise Damaged(f"{name}: {len(plain)} bytes for {targets} targets and {rows} rows")

@@ -37,7 +37,7 @@ from ruchu.repository.repairing_chunks import (
     prefixes_of,
     scanned,
 )
-from ruchu.repository.repairing_documents import DocumentRepair, read_moves
+from ruchu.repository.repairing_documents import DocumentRepair, LostHead, read_moves
 from ruchu.repository.verifying_findings import Finding, Report
 from ruchu.repository.verifying_maps import MapWalker, fetch_with
 from ruchu.repository.verifying_packs import Catalogue, CheckedPack, Resolved, State, check_front
@@ -110,6 +110,8 @@ class _Repairing:
         self._damaged = {pack for pack in map(_pack_of, self._findings) if pack is not None}
         self._finder = ChunkFinder([chain, other])
         self._needs: dict[int, list[Needs]] = {}
+        # If set: packs of which needs are collected.
+        self._only: set[int] | None = None
         # Packs that stay as they are, with what is known to be damaged in them.
         self._given_up: list[CheckedPack] = []
         self._repaired: list[int] = []
@@ -119,7 +121,7 @@ class _Repairing:
         for finding in self._findings:
             if _pack_of(finding) is None:
                 self._documents.repair(finding.object, self._damaged)
-        self._repair_packs()
+        self._repair_packs(self._documents.lost_heads() if bring_back else ())
         if bring_back:
             self._bring_back()
         points = {stem[11:] for stem in self._live_stems()}
@@ -148,8 +150,8 @@ class _Repairing:
             except (Damaged, UnknownFormat, ObjectMissing):
                 continue
 
-    def _repair_packs(self) -> None:
-        self._collect_needs()
+    def _repair_packs(self, lost: Iterable[LostHead]) -> None:
+        self._collect_needs(lost)
         numbers = sorted(self._chain.numbers(self._damaged) | set(self._needs))
         needs = {number: _distinct(self._needs.get(number, [])) for number in numbers}
         every = np.concatenate([np.zeros(0, NEED), *needs.values()])
@@ -157,7 +159,7 @@ class _Repairing:
         for number in numbers:
             self._repair_pack(number, needs[number])
 
-    def _collect_needs(self) -> None:
+    def _collect_needs(self, lost: Iterable[LostHead]) -> None:
         """Find out which records of damaged packs points need, those in the trash among them."""
         chain = self._chain
         catalogue = Catalogue(chain.reader, self._front)
@@ -171,6 +173,10 @@ class _Repairing:
         walker = MapWalker(catalogue, chain.table, fetch, self._located, lambda: None)
         for head in self._heads(verifying_documents.listed_stems(chain)):
             walker.walk(head)
+        # A lost head may be a deleted point's: of packs that only it needs, nothing is brought.
+        self._only = chain.numbers(self._damaged) | set(self._needs)
+        for _, _, head in lost:
+            walker.walk(head)
 
     def _front(self, number: int) -> CheckedPack:
         return check_front(self._chain.storage, self._chain.reader, number)
@@ -183,6 +189,8 @@ class _Repairing:
             return
         needs = needs_of(resolved.slots(slots), ids, kind)[wanted]
         for number in np.unique(resolved.pack[wanted]).tolist():
+            if self._only is not None and number not in self._only:
+                continue
             own = needs[resolved.pack[wanted] == number]
             self._needs.setdefault(number, []).append(own)
             if len(self._needs[number]) > 64:

@@ -2,7 +2,7 @@
 
 import datetime
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 from ruchu.errors import Damaged, ObjectMissing, RuchuError, UnknownFormat, UnsafeName
 from ruchu.repository import (
@@ -22,6 +22,10 @@ from ruchu.repository.locking import ChainLock
 _STAMP = "%Y%m%dT%H%M%SZ"
 _LOCK = re.compile(r"locks/(\d{10})\.json")
 _UNTIL = re.compile(r"([0-9a-f]{32})\.lock-(\d{8}T\d{6}Z)")
+
+
+LostHead = tuple[str, bytes, heads.Head]
+"""Name, document and content of a head."""
 
 
 class DocumentRepair:
@@ -148,7 +152,7 @@ class DocumentRepair:
                 self._chain.storage.put(name, data)
                 self.done.append(name)
 
-    def lost_heads(self) -> Iterable[tuple[str, bytes, heads.Head]]:
+    def lost_heads(self) -> Iterator[LostHead]:
         """Yield (name, document, head) of whole heads that are not here and not in any trash."""
         chain, other = self._chain, self._other
         known = set(verifying_documents.listed_stems(chain))

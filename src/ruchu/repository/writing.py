@@ -177,5 +177,6 @@ class PointWriter:
     def _next_sequence(self) -> int:
         highest = 0
         for info in self._chain.storage.list(layout.points(self._chain.id)):
-            highest = max(highest, layout.parse_point_stem(layout.stem_of(info.name))[0])
+            if layout.is_head(info.name):
+                highest = max(highest, layout.parse_point_stem(layout.stem_of(info.name))[0])
         return highest + 1

@@ -223,7 +223,8 @@ def test_damaged_and_lost_documents(small: Small, copy: Small) -> None:
 def test_a_lost_head_and_a_lost_pack_of_other_points(small: Small, copy: Small) -> None:
     heads = small.chain().points()
     (small.root / layout.head(heads[0].chain, heads[0].stem)).unlink()
-    pack_files(small)[0].unlink()
+    # The later points need data of the first one's pack.
+    (small.root / layout.pack(heads[0].chain, heads[0].disks[0].root.pack)).unlink()
     repaired(small, copy)
     expect_whole(small)
 

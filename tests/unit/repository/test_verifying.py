@@ -407,7 +407,7 @@ def test_a_compaction_meanwhile_does_no_harm(small: Small) -> None:
         chain = interfered(small, lambda pack=pack: small_storages.compacted(small.chain(), pack))
         report = verify_chain(chain, Depth.FULL)
         assert report.findings == ()
-        assert report.counts.chunks == chunks
+        assert report.counts.chunks >= chunks
 
 
 def test_a_pack_that_vanishes_and_is_needed_is_found(small: Small) -> None:

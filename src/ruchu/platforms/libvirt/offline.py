@@ -81,6 +81,7 @@ class OfflineCapture:
             self._opened.append(disks.PointDisk(plan.key, disk, bitmaps))
         if quiesce.state(self._domain) is not PowerState.OFF:
             raise SourceBusy(f"{self._spec.name} was started just now")
+        self._time = self._settings.clock.now()
 
     def thaw(self) -> None:
         """Do nothing: nothing was frozen."""
@@ -99,6 +100,7 @@ class OfflineCapture:
             consistency=Consistency.CRASH if saved else Consistency.OFFLINE,
             degraded=reasons,
             frozen_s=0.0,
+            time=self._time,
         )
 
     def keep(self) -> None:

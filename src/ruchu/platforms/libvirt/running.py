@@ -84,6 +84,7 @@ class RunningCapture:
                     self._plan = self._plan.without_base(reason.disk, reason)
             else:
                 self._began = True
+                self._time = self._settings.clock.now()
                 self._checkpoint = name if self._plan.tracked else ""
                 break
         else:
@@ -105,6 +106,7 @@ class RunningCapture:
             consistency=self._quiesce.reached,
             degraded=(*self._plan.reasons, *self._quiesce.reasons),
             frozen_s=self._quiesce.frozen_s,
+            time=self._time,
         )
 
     def keep(self) -> None:

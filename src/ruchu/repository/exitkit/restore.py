@@ -390,7 +390,9 @@ class Pack:
 class Chain:
     """The backups of one object, and the keys to read them."""
 
-    def __init__(self, store: Storage, ident: str, keys: list[bytes], lenient: bool = False) -> None:
+    def __init__(
+        self, store: Storage, ident: str, keys: list[bytes], lenient: bool = False
+    ) -> None:
         """Read chain.json and, if there are storage keys, unwrap the key of the chain."""
         self.store, self.ident, self.lenient = store, bytes.fromhex(ident), lenient
         self.folder = f"chains/{ident}"
