@@ -1,6 +1,7 @@
 """How this process uses the memory of its host; called once, at its start."""
 
 import ctypes
+import os
 
 from ruchu.units import MIB
 
@@ -14,7 +15,12 @@ _ARENAS = 2
 
 
 def tune_memory() -> None:
-    """Keep freed memory for the next buffer. Does nothing where the C library is not glibc."""
+    """Keep freed memory for the next buffer; where the C library is not glibc, it stays as it is.
+
+    Called before numpy is imported: its linear algebra, which we do not use, would otherwise start
+    a thread for each core.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

@@ -365,6 +365,7 @@ def test_disks_that_come_and_go(lab, guest):
         lab.check(*points[1:])
     finally:
         guest.remove_disk("vde")
+        guest.disks.pop("vde").unlink()
 
 
 def remove_bitmap(guest, key, bitmap):

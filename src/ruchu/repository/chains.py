@@ -78,7 +78,15 @@ class Chain:
 
     def points(self) -> list[Head]:
         """Return all points, in their sequence."""
-        return [self.head(stem) for stem in self.stems()]
+        found = []
+        for stem in self.stems():
+            try:
+                found.append(self.head(stem))
+            except ObjectMissing:
+                # Who reads without the lock may meet a purge: then the point was deleted.
+                if stem in self.stems():
+                    raise
+        return found
 
     def latest(self) -> Head | None:
         """Return the newest point."""
@@ -127,7 +135,7 @@ class Chain:
         found = []
         for info in self.storage.list(layout.packs(self.id)):
             pack = layout.stem_of(info.name, ".pack")
-            if info.name.endswith(".pack") and is_id(pack):
+            if is_id(pack) and info.name == layout.pack(self.id, pack):
                 found.append(pack)
         return found
 

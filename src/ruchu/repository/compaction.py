@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ruchu.errors import Damaged
+from ruchu.model.ids import is_id
 from ruchu.repository import layout, moves, packs
 from ruchu.repository.chains import Chain
 from ruchu.repository.ledger import Ledger, Usage
@@ -17,6 +18,9 @@ LIVE_RATIO_MIN = 0.5
 # Frequent increments make small packs: this many of them are joined into one.
 SMALL_PACK_BYTES = packs.PACK_BYTES_TARGET // 8
 SMALL_PACKS_MAX = 16
+# Small packs are joined again and again, and each time adds a table to the way of a reader, who
+# goes through 64 at most. Half is left for repairs.
+DEPTH_MAX = moves.HOPS_MAX // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ def choose(usages: Iterable[Usage], keep: Callable[[int], bool]) -> list[int]:
 
     Args:
         usages: of packs that are needed at all.
-        keep: tells of a pack that it must stay as it is (immutable).
+        keep: tells of a pack that it must stay as it is (immutable, or moved too often).
     """
     rows = [usage for usage in usages if usage.live > 0]
     sparse = [u.pack for u in rows if u.live < u.total * LIVE_RATIO_MIN and not keep(u.pack)]
@@ -41,6 +45,22 @@ def choose(usages: Iterable[Usage], keep: Callable[[int], bool]) -> list[int]:
     if len(small) >= SMALL_PACKS_MAX:
         sparse += [pack for pack in small if pack not in sparse]
     return sparse
+
+
+def deep_packs(chain: Chain) -> set[int]:
+    """Return the packs that readers reach through so many tables that no more may be added."""
+    targets: dict[int, set[int]] = {}
+    for info in chain.storage.list(layout.packs(chain.id)):
+        pack = layout.stem_of(info.name, ".moved")
+        if info.name.endswith(".moved") and is_id(pack):
+            number = chain.table.number(bytes.fromhex(pack))
+            table = chain.reader.moves_of(number)
+            if table is not None:
+                targets[number] = set(chain.table.numbers(list(table.targets)).tolist())
+    reached = set(targets)
+    for _ in range(DEPTH_MAX):
+        reached = {target for pack in reached for target in targets.get(pack, ())}
+    return reached
 
 
 def compact(chain: Chain, ledger: Ledger, chosen: list[int]) -> Compacted:

@@ -165,12 +165,16 @@ class DedupIndex:
 
 
 def _hits(rows: Rows, prefixes: Prefixes, wanted: Prefixes) -> Iterator[tuple[int, np.void]]:
-    """Yield (index into wanted, row) where a prefix is found."""
+    """Yield (index into wanted, row) for every row whose prefix is wanted."""
     if len(rows):
         places = np.searchsorted(prefixes, wanted)
         places[places == len(rows)] = 0
-        for at in np.flatnonzero(prefixes[places] == wanted).tolist():
-            yield at, rows[places[at]]
+        hits = np.flatnonzero(prefixes[places] == wanted)
+        ends = np.searchsorted(prefixes, wanted[hits], "right").tolist()
+        for at, end in zip(hits.tolist(), ends, strict=True):
+            # Several rows of one prefix: one chunk in two packs or of two kinds, or by chance.
+            for place in range(int(places[at]), end):
+                yield at, rows[place]
 
 
 def _merged(runs: list[Rows]) -> Rows:

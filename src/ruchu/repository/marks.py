@@ -124,5 +124,12 @@ def check(name: str, data: bytes) -> None:
     until = value.get("until")
     if not is_id(point) or point != match[1]:
         raise Damaged(f"{name} marks another point")
-    if match[3] and clock.from_text(str(until)).strftime(_STAMP) != match[3]:
+    if match[3] and _stamp(str(until)) != match[3]:
         raise Damaged(f"{name} says another moment")
+
+
+def _stamp(text: str) -> str:
+    try:
+        return clock.from_text(text).strftime(_STAMP)
+    except ValueError:
+        return ""

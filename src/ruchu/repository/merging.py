@@ -99,9 +99,10 @@ def sweep(chain: Chain, lock: ChainLock, *, grace: datetime.timedelta = GRACE_DE
         ledger.sync()
         usages = ledger.usage()
         dead = [usage.pack for usage in usages if usage.live == 0]
+        deep = compaction.deep_packs(chain)
 
         def keep(pack: int) -> bool:
-            return storage.is_protected(layout.pack(chain.id, chain.table.id(pack).hex()))
+            return pack in deep or storage.is_protected(layout.pack(chain.id, chain.table.id(pack).hex()))
 
         chosen = compaction.choose(usages, keep)
         done = compaction.compact(chain, ledger, chosen) if chosen else None
@@ -164,10 +165,11 @@ def _postponed(
     the deletion back. What leads to its chunks is added to what was found.
     """
     stems = {stem for record in staying for stem in record.points}
-    heads = [chain.head(stem) for stem in chain.stems(deleted=True) if stem in stems]
-    if not heads:
+    left = [stem for stem in chain.stems(deleted=True) if stem in stems]
+    if not left:
         return due
     try:
+        heads = [chain.head(stem) for stem in left]
         more = reach(chain.reader, heads, chain.numbers(chain.pack_ids()))
     except Damaged:
         # Nobody can say what it needs; its own record will be due some day.

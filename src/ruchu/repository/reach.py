@@ -80,7 +80,7 @@ class Places:
         Raises:
             Damaged: a pack is gone, or a record was dropped.
         """
-        for _ in range(moves.HOPS_MAX):
+        for _ in range(moves.HOPS_MAX + 1):
             gone = [n for n in np.unique(slots["pack"]).tolist() if n not in self._alive]
             if not gone:
                 return slots

@@ -37,7 +37,7 @@ from ruchu.repository.repairing_chunks import (
     prefixes_of,
     scanned,
 )
-from ruchu.repository.repairing_documents import DocumentRepair, LostHead, read_moves
+from ruchu.repository.repairing_documents import DocumentRepair, LostHead, read_moves, remove
 from ruchu.repository.verifying_findings import Finding, Report
 from ruchu.repository.verifying_maps import MapWalker, fetch_with
 from ruchu.repository.verifying_packs import Catalogue, CheckedPack, Resolved, State, check_front
@@ -80,7 +80,7 @@ def repair_chain(
     it was copied and checked, what was wrong in it nobody can decode. If nothing that is damaged
     in a pack was found elsewhere, the pack stays as it is.
 
-    Open the chain anew afterwards: readers keep tables of moves.
+    Other readers of the chain keep tables of moves: open it anew in other processes.
 
     Args:
         chain: the chain to repair.
@@ -95,7 +95,11 @@ def repair_chain(
     """
     if other.id != chain.id or other.keys != chain.keys:
         raise UsageError("(the other storage does not hold this chain)")
-    return _Repairing(chain, other, report, lock).run(bring_back=bring_back)
+    chain.reader.forget_moves()
+    try:
+        return _Repairing(chain, other, report, lock).run(bring_back=bring_back)
+    finally:
+        chain.reader.forget_moves()
 
 
 class _Repairing:
@@ -262,10 +266,20 @@ class _Repairing:
         self._lock.confirm()
         if old is not None and not len(table.old):
             return
-        if relocating.moves_exist(self._chain, number):
-            pack = self._chain.table.id(number).hex()
-            self._chain.storage.delete(layout.moved(self._chain.id, pack))
-        relocating.put_moves(self._chain, number, _joined(old, table) if old else table)
+        chain = self._chain
+        name = layout.moved(chain.id, chain.table.id(number).hex())
+        immutable = remove(chain.storage, name)
+        relocating.put_moves(chain, number, _joined(old, table) if old else table)
+        if immutable or self._immutable(number):
+            for target in chain.numbers(pack.hex() for pack in table.targets):
+                chain.storage.protect(self._name(target))
+            chain.storage.protect(name)
+
+    def _immutable(self, number: int) -> bool:
+        try:
+            return self._chain.storage.is_protected(self._name(number))
+        except ObjectMissing:
+            return False
 
     def _remove(self, number: int) -> None:
         """Remove a damaged pack whose table of moves is durable."""
@@ -276,7 +290,7 @@ class _Repairing:
         # Before the pack goes: after a crash here, nobody dedups against it, and it is purged.
         trash.write(chain.storage, chain.id, record, now)
         self._lock.confirm()
-        chain.storage.delete(layout.pack(chain.id, pack))
+        remove(chain.storage, self._name(number))
 
     def _name(self, number: int) -> str:
         return layout.pack(self._chain.id, self._chain.table.id(number).hex())

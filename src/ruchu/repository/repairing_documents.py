@@ -18,6 +18,7 @@ from ruchu.repository import (
 )
 from ruchu.repository.chains import Chain
 from ruchu.repository.locking import ChainLock
+from ruchu.storage.contract import Storage
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 _LOCK = re.compile(r"locks/(\d{10})\.json")
@@ -52,7 +53,7 @@ class DocumentRepair:
             self._trash(name)
         elif (match := _LOCK.fullmatch(inner)) and int(match[1]) < self._lock.number:
             # A lock of the past: ours has a higher number.
-            self._chain.storage.delete(name)
+            remove(self._chain.storage, name)
             self.done.append(name)
         else:
             self.left.append(f"{name}: nobody but its writer knows what it said; see who it was")
@@ -72,8 +73,10 @@ class DocumentRepair:
         After a crash between the two steps it is missing, which the next repair mends.
         """
         self._lock.confirm()
-        self._chain.storage.delete(name)
+        immutable = remove(self._chain.storage, name)
         self._chain.storage.put(name, data)
+        if immutable:
+            self._chain.storage.protect(name)
         self.done.append(name)
 
     def _chain_document(self, name: str) -> None:
@@ -122,12 +125,14 @@ class DocumentRepair:
         storage, now = self._chain.storage, self._chain.surroundings.clock.now()
         stem = layout.stem_of(name)
         until = _UNTIL.fullmatch(stem)
-        storage.delete(name)
+        immutable = remove(storage, name)
         if until is None:
             marks.star(storage, self._chain.id, stem.partition(".")[0], now)
         else:
             moment = datetime.datetime.strptime(until[2], _STAMP).replace(tzinfo=datetime.UTC)
             marks.lock(storage, self._chain.id, until[1], moment, now)
+        if immutable:
+            storage.protect(name)
         self.done.append(name)
 
     def _trash(self, name: str) -> None:
@@ -137,7 +142,7 @@ class DocumentRepair:
             self._replace(name, data)
             return
         # Without it, what it removed comes back; the retention will remove it again.
-        self._chain.storage.delete(name)
+        remove(self._chain.storage, name)
         self.done.append(name)
 
     def bring_marks_back(self, points: set[str]) -> None:
@@ -179,6 +184,21 @@ def packs_named(head: heads.Head) -> set[str]:
     """Return the packs in the references of a head."""
     references = [disk.root for disk in head.disks] + list(head.attachments.values())
     return {reference.pack for reference in references}
+
+
+def remove(storage: Storage, name: str) -> bool:
+    """Remove an object, even an immutable one; return whether it was immutable.
+
+    What takes its place must be made so again.
+    """
+    try:
+        immutable = storage.is_protected(name)
+    except ObjectMissing:
+        return False
+    if immutable:
+        storage.release(name)
+    storage.delete(name)
+    return immutable
 
 
 def _storage_id(chain: Chain) -> str | None:

@@ -119,22 +119,36 @@ def open_repository(
         WrongKey: the secret fits no slot.
     """
     facts = read_facts(storage)
-    for name, fields in _slots(storage):
-        if fields.get("storage") != facts.id:
-            raise Damaged(f"{name} belongs to another storage")
-        key = keyring.open_slot(name, fields, secret)
+    damaged: Damaged | None = None
+    for name in _slot_names(storage):
+        try:
+            key = _try_slot(storage, name, facts, secret)
+        except Damaged as error:
+            # Another slot may be whole, and one is enough.
+            damaged = error
+            continue
         if key is not None:
             return Repository(storage, facts, key, surroundings)
+    if damaged is not None:
+        raise damaged
     raise WrongKey("" if secret is not None else "(none was given)")
 
 
-def _slots(storage: Storage) -> list[tuple[str, documents.Document]]:
-    found = []
-    for info in sorted(storage.list(layout.KEYS), key=lambda info: info.name):
-        if is_id(layout.stem_of(info.name)):
-            data = storage.get(info.name, documents.DOCUMENT_BYTES_MAX)
-            found.append((info.name, documents.opened(info.name, data, KEY_FORMAT)))
-    return found
+def _try_slot(
+    storage: Storage, name: str, facts: StorageFacts, secret: keyring.Secret | None
+) -> bytes | None:
+    fields = documents.opened(name, storage.get(name, documents.DOCUMENT_BYTES_MAX), KEY_FORMAT)
+    if fields.get("storage") != facts.id:
+        raise Damaged(f"{name} belongs to another storage")
+    if facts.encrypted and fields.get("method") == "none":
+        # Planted: its key would be that of whoever wrote it, and new chains would be theirs.
+        return None
+    return keyring.open_slot(name, fields, secret)
+
+
+def _slot_names(storage: Storage) -> list[str]:
+    names = (info.name for info in storage.list(layout.KEYS))
+    return sorted(name for name in names if is_id(layout.stem_of(name)))
 
 
 class Repository:
@@ -204,7 +218,7 @@ class Repository:
         """Replace every way to open the storage by one. No backup data is touched."""
         if not self.facts.encrypted or secret.method == "none":
             raise WrongKey("(encryption is chosen when the storage is made)")
-        old = [name for name, _ in _slots(self.storage)]
+        old = _slot_names(self.storage)
         new = layout.key_slot(self.add_secret(secret, costs))
         # Only after the new slot is proven to open the storage do the old ones go.
         data = self.storage.get(new, documents.DOCUMENT_BYTES_MAX)

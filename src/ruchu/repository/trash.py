@@ -4,11 +4,12 @@ One record, written once, removes any number of points and packs at one stroke. 
 where they are until `purge_after`; readers go on.
 """
 
+import contextlib
 import datetime
 from dataclasses import dataclass
 
 from ruchu import clock
-from ruchu.errors import Damaged
+from ruchu.errors import Damaged, ObjectMissing
 from ruchu.model.ids import Entropy, is_id, new_id
 from ruchu.repository import documents, layout
 from ruchu.storage.contract import Storage
@@ -64,9 +65,11 @@ def read_all(storage: Storage, chain: str) -> list[TrashRecord]:
     records = []
     for info in storage.list(layout.trash(chain)):
         stem = layout.stem_of(info.name)
-        if is_id(stem):
-            data = storage.get(info.name, documents.DOCUMENT_BYTES_MAX)
-            records.append(parse(info.name, data, chain, stem))
+        if is_id(stem) and info.name == layout.trash_record(chain, stem):
+            # Purged, or taken back, since the listing: either way it says nothing any more.
+            with contextlib.suppress(ObjectMissing):
+                data = storage.get(info.name, documents.DOCUMENT_BYTES_MAX)
+                records.append(parse(info.name, data, chain, stem))
     return sorted(records, key=lambda record: record.id)
 
 

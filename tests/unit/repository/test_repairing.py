@@ -377,6 +377,47 @@ def test_a_repair_may_end_anywhere(small: Small, copy: Small) -> None:
     assert changes == 3  # the table of moves, the trash record, the pack
 
 
+class Immutable(DirectoryStorage):
+    """Knows a flag that no file system here need know."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.flags: set[str] = set()
+
+    def is_protected(self, name: str) -> bool:
+        self.size(name)
+        return name in self.flags
+
+    def protect(self, name: str) -> None:
+        self.size(name)
+        self.flags.add(name)
+
+    def release(self, name: str) -> None:
+        self.flags.discard(name)
+
+    def delete(self, name: str) -> None:
+        assert name not in self.flags
+        super().delete(name)
+
+
+def test_what_replaces_the_immutable_is_immutable(small: Small, copy: Small) -> None:
+    chain = small.chain()
+    storage = Immutable(small.root)
+    chain.storage = storage
+    bad = [path for path in small.files() if path.parent.name in {"points", "marks"}]
+    bad += [path for path in small.files() if path.suffix in {".pack", ".moved"}]
+    for path in bad:
+        storage.protect(str(path.relative_to(small.root)))
+        path.write_bytes(path.read_bytes()[:-1])
+    report = verify_chain(chain, Depth.FULL)
+    with chain.exclusive("repair") as lock:
+        assert repair_chain(chain, copy.chain(), report, lock).left == ()
+    there = {str(path.relative_to(small.root)) for path in small.files()}
+    wanted = {name for name in there if name.split("/")[2:3] in (["points"], ["marks"], ["packs"])}
+    assert storage.flags & there == wanted
+    expect_whole(small)
+
+
 # ------------------------------------------------------------------------- relocating, fitting
 
 

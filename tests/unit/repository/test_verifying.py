@@ -349,6 +349,32 @@ def test_foreign_files_are_noticed_only(small: Small) -> None:
     assert {found.severity for found in report.findings} == {Severity.NOTICE}
 
 
+def test_foreign_files_among_points_hinder_nobody(small: Small) -> None:
+    chain = small.chain()
+    for name in ("notes.json", "copy-of-a-point", "0000000009-x.json"):
+        (small.root / layout.points(chain.id) / name).write_bytes(b"hello")
+    report = full(small)
+    assert report.clean
+    assert len(report.findings) == 3
+    newest = list(small.contents.values())[-1]
+    assert small.backup(small.chain(), newest).sequence == 4
+    assert len(small.chain().points()) == 4
+
+
+def test_a_damaged_key_slot_does_not_close_the_others(small: Small) -> None:
+    if small.mode == "plain":
+        return
+    (first,) = [path for path in small.files() if path.parent.name == "keys"]
+    secret = small_storages.keyring.Secret("keyfile", b"key")
+    small.open().add_secret(secret)
+    first.write_bytes(b"{}")
+    storage = DirectoryStorage(small.root)
+    repository = repositories.open_repository(storage, secret, small_storages.Surroundings())
+    assert objects(verify_storage(repository, Depth.FULL)) == {str(first.relative_to(small.root))}
+    with pytest.raises(Damaged):
+        small.open()
+
+
 def test_damage_in_a_pack_that_nobody_needs_affects_nobody(small: Small) -> None:
     chain = small.chain()
     head = chain.points()[-1]
