@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ruchu.repository import documents
 from ruchu.units import KIB, MIB
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -47,7 +48,9 @@ class Cli:
         return json.loads(self.run(*words, "--json", status=status, **more))
 
     def back_up(self, *words, **more):
-        return self.json("backup", "image", "image", "--storage", "s", "--name", "o", *words, **more)
+        return self.json(
+            "backup", "image", "image", "--storage", "s", "--name", "o", *words, **more
+        )
 
     def fails(self, status, code, *words, **more):
         """Run a command that must fail; it says so as a document and as a message with a hint."""
@@ -87,7 +90,7 @@ def bytes_below(path: Path) -> int:
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
 
 
-def test_a_life_of_an_image(cli, image, rng):
+def test_a_life_of_an_image(cli, image, rng):  # noqa: PLR0915 - a life is long
     truth = {}
     full = cli.back_up("--kind", "full")
     truth[full["point"]] = image.read_bytes()
@@ -452,15 +455,23 @@ def test_damage_is_found_and_repaired_from_a_copy(cli, image, rng):
     assert (cli.home / "restored").read_bytes() == image.read_bytes()
 
 
-def test_a_dead_lock_of_another_host_is_broken(cli, image):
+def test_locks_of_dead_writers(cli, image):
     done = cli.back_up()
     (lock,) = (cli.home / "s").glob("chains/*/locks/*.released.json")
     lock.unlink()
-    (held,) = (cli.home / "s").glob("chains/*/locks/*.json")
-    assert held
     # The holder is dead, and of this host: the next run takes over by itself.
     cli.back_up()
     assert cli.json("storage", "unlock", "s", done["chain"][:6])["released"] is None
+
+    held = lock.with_name("0000000009.json")
+    fields = {"host": "elsewhere/0", "boot": "b", "pid": 1, "started": 1, "what": "backup",
+              "created": "2026-01-01T00:00:00.000000Z", "number": 9}  # fmt: skip
+    held.write_bytes(documents.sealed("ruchu-lock", fields))
+    error = cli.fails(9, "chain-busy", "backup", "image", "image", "--storage", "s", "--name", "o")
+    assert "elsewhere" in error["message"]
+    assert "elsewhere" in cli.json("storage", "unlock", "s", "o")["released"]
+    cli.back_up()
+    cli.fails(2, "usage", "storage", "unlock", "s", "no such chain")
 
 
 def test_block_devices(cli, rng):

@@ -63,7 +63,7 @@ def restored(cli, libvirt_uri, point, *words):
     return cli.json("restore", "vm", point, "--start", *words)["machine"]
 
 
-def test_a_life_of_a_machine(cli, libvirt_uri, tmp_path):
+def test_a_life_of_a_machine(cli, libvirt_uri, tmp_path):  # noqa: PLR0915 - a life is long
     checked = cli.json("platform", "check", "kvm")
     assert checked["changed_blocks"]
     disks = [GuestDisk("vda"), GuestDisk("vdb", format="raw", size=64 * MIB)]

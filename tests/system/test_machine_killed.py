@@ -268,7 +268,7 @@ def test_killed_at_any_moment(target, load, platform, seed, group):
         done = target.back_up(choose.choice(kinds))
         target.check({done["point"]})
     lengths = {kind: round(statistics.median(each), 2) for kind, each in target.seconds.items()}
-    print(f"\nkilled: {dict(phases)}; a run takes {lengths} s; {len(target.committed)} points")
+    print(f"\nkilled: {dict(phases)}; a run takes {lengths} s; {len(target.committed)} points")  # noqa: T201
 
     # What all of them led to is right: the guest stands still while it is saved and compared.
     with target.domain() as domain:
@@ -301,7 +301,7 @@ def test_cancelled_it_ends_soon_and_leaves_nothing(target, load, number, kind):
         out, err = process.communicate(timeout=LIMIT_S)
     took = SYSTEM.monotonic() - began
     fill(target.guest, 0)
-    print(f"\n{number.name} during {kind}: ended after {took:.2f} s")
+    print(f"\n{number.name} during {kind}: ended after {took:.2f} s")  # noqa: T201
     assert process.returncode == 130, (out, err)
     (done,) = json.loads(out)
     assert (done["ok"], done["error"]["code"]) == (False, "cancelled")

@@ -8,12 +8,13 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import libvirt
 import pytest
 
 from ruchu import clock
 from ruchu.cli.session import Session
-from ruchu.errors import ChainBusy, SourceBusy
-from ruchu.model.sources import Kind
+from ruchu.errors import ChainBusy, NotFound, RuchuError, SourceBusy, Unreachable
+from ruchu.model.sources import Kind, SnapshotOrder
 from ruchu.platforms.contract import SourcePoint
 from ruchu.protection.machine import Order, back_up_machines
 from ruchu.protection.running import Run
@@ -111,6 +112,63 @@ def test_a_disk_that_one_machine_does_not_have(host, guests):
     assert host.run("points", "list") == []
 
 
+@pytest.mark.parametrize("end", ["destroyed", "undefined"])
+@pytest.mark.parametrize("order", ["serial", "barrier"])
+def test_one_that_vanishes_while_it_is_copied(host, guests, platform, order, end):
+    victim = guests[1]
+    with victim.connect() as connection:
+        domain = connection.lookupByUUIDString(victim.uuid)
+        definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+        def watch(label, progress):
+            if label.startswith(victim.name):
+                domain.destroy()
+                if end == "undefined":
+                    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+
+        wanted = Order(tuple(names(guests)), Kind.FULL, snapshots=SnapshotOrder(order))
+        try:
+            results = back_up_machines(platform, "kvm", host.storage(), wanted, Run(watch=watch))
+        finally:
+            connection.defineXML(definition)
+            victim.start()
+    assert [result.name for result in results] == names(guests)
+    assert [result.saved is not None for result in results] == [True, False, True]
+    assert isinstance(results[1].error, RuchuError)
+    assert len(host.run("points", "list")) == 2
+    done = host.back_up(names(guests))
+    assert [each["kind"] for each in done] == ["incremental", "full", "incremental"]
+    assert [each["disks"][0]["read"] for each in done] == ["changes", "all", "changes"]
+    host.verify()
+
+
+class Unclean:
+    """A platform that fails to clean up: libvirt went away just then."""
+
+    def __init__(self, platform):
+        self._platform = platform
+
+    def __getattr__(self, name):
+        return getattr(self._platform, name)
+
+    @contextlib.contextmanager
+    def open_points(self, requests, order):
+        with self._platform.open_points(requests, order) as points:
+            yield points
+        raise Unreachable("(libvirt went away)")
+
+
+@pytest.mark.parametrize("order", ["serial", "barrier"])
+def test_what_is_left_on_the_source_does_not_hide_the_points(host, guests, platform, order):
+    wanted = Order((*names(guests), "no-such-machine"), snapshots=SnapshotOrder(order))
+    results = back_up_machines(Unclean(platform), "kvm", host.storage(), wanted)
+    assert [result.saved is not None for result in results] == [True, True, True, False]
+    assert isinstance(results[3].error, NotFound)
+    for result in results[:3]:
+        assert [reason.code for reason in result.saved.reasons] == ["no-base", "not-cleaned"]
+    assert len(host.run("points", "list")) == 3
+
+
 # ------------------------------------------------------------------------ as many as allowed
 
 
@@ -187,7 +245,7 @@ def test_a_barrier_is_one_moment_for_all(host, guests):
         assert all(began < each < ended for each in times)
         window = (max(moments) - min(moments)).total_seconds()
         spread = (max(times) - min(times)).total_seconds()
-        print(
+        print(  # noqa: T201 - `pytest -s` shows what was measured
             f"\nbarrier, {kind}: moments within {window:.3f} s, times within {spread:.3f} s, "
             f"frozen {min(frozen):.2f} to {max(frozen):.2f} s"
         )
@@ -196,6 +254,18 @@ def test_a_barrier_is_one_moment_for_all(host, guests):
         assert spread < 1
         assert max(abs(one - other) for one in moments for other in times).total_seconds() < 10
     host.verify()
+
+
+def test_a_copy_that_waits_for_others_does_not_change_its_moment(host, guests, platform):
+    def watch(label, progress):
+        threading.Event().wait(1)
+
+    wanted = Order(tuple(names(guests)), Kind.FULL, snapshots=SnapshotOrder.BARRIER, parallel=1)
+    results = back_up_machines(platform, "kvm", host.storage(), wanted, Run(watch=watch))
+    times = [result.saved.head.time for result in results]
+    assert (max(times) - min(times)).total_seconds() < 1
+    moments = [moment(result.saved.head.facts) for result in results]
+    assert max(abs(a - b) for a, b in zip(times, moments, strict=True)).total_seconds() < 1
 
 
 # -------------------------------------------------------------------------- two runs at once
@@ -278,7 +348,6 @@ def test_two_commands_at_once(host, guests):
     ]
     found = [(run.communicate(timeout=WAIT_S)[0], run.returncode) for run in runs]
     statuses = sorted(status for _, status in found)
-    print(f"\ntwo commands at once: {statuses}")
     assert statuses[0] == 0
     for out, status in found:
         (done,) = json.loads(out)

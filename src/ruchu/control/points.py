@@ -86,7 +86,7 @@ def _places(name: str, storage: Storage, prefix: str) -> Iterator[_Place]:
                 layout.parse_point_stem(stem)
                 stems.append(stem)
         if stems:
-            records = trash.read_all(storage, chain)
+            records = trash.read_whole(storage, chain)
             gone = {stem for record in records for stem in record.points}
             yield from (_Place(name, chain, stem) for stem in stems if stem not in gone)
 

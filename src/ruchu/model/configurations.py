@@ -43,5 +43,7 @@ def _known(
     document: dict[str, Any],
     apart: frozenset[str] | set[str] = frozenset(),
 ) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise TypeError(f"{kind.__name__} is no object")
     names = {field.name for field in dataclasses.fields(kind)} - apart
     return {name: value for name, value in document.items() if name in names}

@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ruchu.errors import Cancelled, NotFound
@@ -125,12 +125,19 @@ class MachineRun:
     def _one(self, name: str) -> MachineResult:
         def back_up() -> Saved:
             self._require_wanted()
-            with contextlib.ExitStack() as stack:
-                machine = self._prepare(name, stack)
-                with self._gate:
-                    opened = self._platform.open_points([machine.request], "serial")
-                    (point,) = stack.enter_context(opened)
-                return self._save(machine, point)
+            saved: Saved | None = None
+            try:
+                with contextlib.ExitStack() as stack:
+                    machine = self._prepare(name, stack)
+                    with self._gate:
+                        opened = self._platform.open_points([machine.request], "serial")
+                        (point,) = stack.enter_context(opened)
+                    saved = self._save(machine, point)
+            except Exception as error:
+                if saved is None:
+                    raise
+                saved = _not_cleaned(saved, error)
+            return saved
 
         return _caught(name, back_up)
 
@@ -140,21 +147,27 @@ class MachineRun:
         """Open all machines, then copy them; each stays open until the last is done."""
         results: dict[str, MachineResult] = {}
         ready: dict[str, _Machine] = {}
-        with contextlib.ExitStack() as stack:
-            for name in names:
-                try:
-                    self._require_wanted()
-                    ready[name] = self._prepare(name, stack)
-                except Exception as error:  # noqa: BLE001 - the others go on
-                    results[name] = MachineResult(name, None, error)
-            requests = [machine.request for machine in ready.values()]
-            opened = self._platform.open_points(requests, self._order.snapshots.value)
-            points = stack.enter_context(opened) if requests else []
-            futures = {
-                name: pool.submit(_caught, name, _bound(self._save, machine, point))
-                for (name, machine), point in zip(ready.items(), points, strict=True)
-            }
-            results |= {name: future.result() for name, future in futures.items()}
+        try:
+            with contextlib.ExitStack() as stack:
+                for name in names:
+                    try:
+                        self._require_wanted()
+                        ready[name] = self._prepare(name, stack)
+                    except Exception as error:  # noqa: BLE001 - the others go on
+                        results[name] = MachineResult(name, None, error)
+                requests = [machine.request for machine in ready.values()]
+                opened = self._platform.open_points(requests, self._order.snapshots.value)
+                points = stack.enter_context(opened) if requests else []
+                futures = {
+                    name: pool.submit(_caught, name, _bound(self._save, machine, point))
+                    for (name, machine), point in zip(ready.items(), points, strict=True)
+                }
+                results |= {name: future.result() for name, future in futures.items()}
+        except Exception as error:
+            if len(results) < len(names):
+                raise
+            # All are settled: what could not be closed must not hide that.
+            results = {name: _with_error(result, error) for name, result in results.items()}
         return [results[name] for name in names]
 
     def _require_wanted(self) -> None:
@@ -299,6 +312,17 @@ def _caught(name: str, back_up: Callable[[], Saved]) -> MachineResult:
         return MachineResult(name, back_up())
     except Exception as error:  # noqa: BLE001 - the boundary of one machine: the others go on
         return MachineResult(name, None, error)
+
+
+def _not_cleaned(saved: Saved, error: Exception) -> Saved:
+    """Return what was saved, with what was left on the source; the next run removes it."""
+    return replace(saved, reasons=(*saved.reasons, Reason("not-cleaned", str(error))))
+
+
+def _with_error(result: MachineResult, error: Exception) -> MachineResult:
+    if result.saved is None:
+        return result
+    return replace(result, saved=_not_cleaned(result.saved, error))
 
 
 def _bound(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ruchu.chunks.keys import KEY_BYTES, ChainKeys
-from ruchu.errors import Damaged, NotFound, ObjectMissing
+from ruchu.errors import Damaged, NotFound, ObjectMissing, UnknownFormat
 from ruchu.model.ids import is_id, new_id
 from ruchu.repository import documents, heads, keyring, layout, locking, maps, packs, trash
 from ruchu.repository.disk_maps import DiskMap, PointDisk
@@ -61,7 +61,7 @@ class Chain:
 
     def stems(self, *, deleted: bool = False) -> list[str]:
         """Return the stems of the points, in their sequence; with `deleted`, those in the trash."""
-        gone = {stem for record in trash.read_all(self.storage, self.id) for stem in record.points}
+        gone = {stem for record in trash.read_whole(self.storage, self.id) for stem in record.points}
         found = []
         for info in self.storage.list(layout.points(self.id)):
             stem = layout.stem_of(info.name)
@@ -142,21 +142,22 @@ class Chain:
     def live_packs(self) -> set[str]:
         """Return the ids of the packs that do not wait in the trash."""
         trashed = {
-            pack for record in trash.read_all(self.storage, self.id) for pack in record.packs
+            pack for record in trash.read_whole(self.storage, self.id) for pack in record.packs
         }
         return set(self.pack_ids()) - trashed
 
-    def open_index(self) -> DedupIndex:
-        """Return the dedup index, up to date. The caller holds the lock."""
+    def open_index(self, alive: set[int]) -> DedupIndex:
+        """Return the dedup index of the packs that are alive. The caller holds the lock.
+
+        A pack whose footer is damaged or of a later release is left out: nothing new builds upon
+        it, and backups go on until a verification finds it and a repair heals it.
+        """
         index = DedupIndex(self.table, self.cache / "index" if self.cache else None)
         index.load()
-        alive = self.numbers(self.live_packs())
         index.retain(alive)
         for number in sorted(alive - index.pack_numbers):
-            try:
+            with contextlib.suppress(ObjectMissing, Damaged, UnknownFormat):
                 index.add(number, self.reader.entries(number))
-            except ObjectMissing:
-                continue
         return index
 
     def numbers(self, pack_ids: Iterable[str]) -> set[int]:

@@ -33,6 +33,10 @@ class Holder:
         return f"process {self.pid} on {self.host.split('/')[0]}"
 
 
+UNKNOWN = Holder("an unknown host", "", 0, 0)
+"""Whoever wrote a lock that cannot be read; never surely dead."""
+
+
 def parse(name: str, value: dict[str, Any]) -> Holder:
     """Return the holder in a document."""
     try:

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ruchu import clock
-from ruchu.errors import ChainBusy, LockLost, ObjectExists, ObjectMissing
+from ruchu.errors import (
+    ChainBusy,
+    Damaged,
+    LockLost,
+    ObjectExists,
+    ObjectMissing,
+    UnknownFormat,
+)
 from ruchu.model.ids import is_id, new_id
 from ruchu.repository import documents, holders, layout
 from ruchu.repository.surroundings import Surroundings
@@ -140,9 +147,13 @@ def _held(storage: Storage, name: str, kind: str) -> Held | None:
         data = storage.get(name, documents.DOCUMENT_BYTES_MAX)
     except ObjectMissing:
         return None
-    value = documents.opened(name, data, kind)
-    what, created = str(value.get("what")), str(value.get("created"))
-    return Held(name, holders.parse(name, value), what, created)
+    try:
+        value = documents.opened(name, data, kind)
+        holder = holders.parse(name, value)
+    except (Damaged, UnknownFormat):
+        # It counts all the same: whoever wrote it may live.
+        return Held(name, holders.UNKNOWN, "by a damaged document", "an unknown time")
+    return Held(name, holder, str(value.get("what")), str(value.get("created")))
 
 
 @contextlib.contextmanager

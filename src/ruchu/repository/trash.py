@@ -9,7 +9,7 @@ import datetime
 from dataclasses import dataclass
 
 from ruchu import clock
-from ruchu.errors import Damaged, ObjectMissing
+from ruchu.errors import Damaged, ObjectMissing, UnknownFormat
 from ruchu.model.ids import Entropy, is_id, new_id
 from ruchu.repository import documents, layout
 from ruchu.storage.contract import Storage
@@ -71,6 +71,23 @@ def read_all(storage: Storage, chain: str) -> list[TrashRecord]:
                 data = storage.get(info.name, documents.DOCUMENT_BYTES_MAX)
                 records.append(parse(info.name, data, chain, stem))
     return sorted(records, key=lambda record: record.id)
+
+
+def read_whole(storage: Storage, chain: str) -> list[TrashRecord]:
+    """Return the records that can be read, for those who only look.
+
+    One that is damaged deletes nothing any more: its points are seen again, which harms nobody, for
+    `read_all` stops every purge until it is repaired or removed.
+    """
+    records = []
+    for info in storage.list(layout.trash(chain)):
+        stem = layout.stem_of(info.name)
+        if is_id(stem):
+            # Purged just now: nothing of it is left.
+            with contextlib.suppress(ObjectMissing, Damaged, UnknownFormat):
+                data = storage.get(info.name, documents.DOCUMENT_BYTES_MAX)
+                records.append(parse(info.name, data, chain, stem))
+    return records
 
 
 def parse(name: str, data: bytes, chain: str, record: str) -> TrashRecord:

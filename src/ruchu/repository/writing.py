@@ -50,8 +50,9 @@ class PointWriter:
         self._lock = lock
         self.kind = kind
         self.base = base
-        self._index = chain.open_index()
-        self._places = Places(chain.reader, set(self._index.pack_numbers))
+        alive = chain.numbers(chain.live_packs())
+        self._index = chain.open_index(alive)
+        self._places = Places(chain.reader, alive)
         self._store = ChunkStore(self._index, chain.keys, codec.Compressor(level))
         self._disks: list[_Disk] = []
         self._attachments: dict[str, Reference] = {}

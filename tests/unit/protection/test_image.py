@@ -1,5 +1,6 @@
 """Images: kinds, change lists, sources that change, faults; and change lists as texts."""
 
+import itertools
 import os
 
 import pytest
@@ -165,7 +166,7 @@ def test_a_list_covers_what_it_names_and_nothing_else(pairs):
     found = change_lists.parse([f"{start} {length}" for start, length in pairs], 100, "list")
     expected = {at for start, length in pairs for at in range(start, start + length)}
     assert {at for extent in found for at in range(extent.start, extent.end)} == expected
-    assert all(one.end < other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end < other.start for one, other in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("line", ["1", "1 2 3", "a b", "-1 1", "1 -1", "99 2", "1e3 1", "٣ x",
@@ -208,9 +209,7 @@ class Bytes:
 def test_a_sample_is_drawn_from_the_unchanged_blocks(changed, count, choose):
     size = 20 * 16 + 3
     source, base = Bytes(bytes(size)), Bytes(bytes(size))
-    extents = [
-        sampling.Extent(block * 16, min(16, size - block * 16)) for block in sorted(changed)
-    ]
+    extents = [sampling.Extent(block * 16, min(16, size - block * 16)) for block in sorted(changed)]
     found = sampling.check(source, base, extents, 16, (choose, count))
     assert found.unchanged == 21 - len(changed)
     assert found.blocks == min(count, found.unchanged) == len(set(source.read))

@@ -273,7 +273,7 @@ def test_a_reference_that_cannot_be_kept_is_told(saved, guest, platform, monkeyp
 
 def test_progress_is_shown(platform, repository, guest, rng):
     seen = {}
-    run = Run(choose=rng, watch=lambda label, progress: seen.__setitem__(label, progress))
+    run = Run(choose=rng, watch=seen.__setitem__)
     back_up_machines(platform, "sim", repository, Order(("web",)), run)
     assert set(seen) == {"web/vda", "web/vdb"}
     assert all(progress.done == progress.total for progress in seen.values())

@@ -95,10 +95,21 @@ def test_the_rules_are_those_of_the_reference(points, policy):
 
 @given(chains(), policies, policies)
 def test_more_rules_never_remove_more(points, one, other):
-    both = Policy(**{
-        name: max(getattr(one, name), getattr(other, name))
-        for name in ("count", "days", "chains", "hourly", "daily", "weekly", "monthly", "yearly")
-    })
+    both = Policy(
+        **{
+            name: max(getattr(one, name), getattr(other, name))
+            for name in (
+                "count",
+                "days",
+                "chains",
+                "hourly",
+                "daily",
+                "weekly",
+                "monthly",
+                "yearly",
+            )
+        }
+    )
     if one.rules() and one.zone is UTC:
         assert set(decide(points, one, NOW).keep) <= set(decide(points, both, NOW).keep)
 

@@ -165,8 +165,8 @@ def test_a_machine_that_exists_stays(platform, guest, machine_point):
 
 def test_a_failure_makes_no_machine(platform, guest, machine_point):
     platform.delete("web", disks=True)
+    run = Run(cancelled=lambda: True)
     with pytest.raises(Cancelled):
-        run = Run(cancelled=lambda: True)
         full.restore_machine(platform, *machine_point, Placement(), run)
     assert not platform.machines
 

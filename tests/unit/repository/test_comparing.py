@@ -1,5 +1,6 @@
 """What differs between two points, against the bytes themselves."""
 
+import itertools
 from unittest import mock
 
 import pytest
@@ -50,9 +51,7 @@ def save(chain, source, name="d"):
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     root = tmp_path_factory.mktemp("comparing")
-    repository = repositories.create(
-        DirectoryStorage(root), "s", keyring.NO_SECRET, Surroundings()
-    )
+    repository = repositories.create(DirectoryStorage(root), "s", keyring.NO_SECRET, Surroundings())
     what = chains.ProtectedObject("image", "o")
     return repository.create_chain(what, 0, block_size=BLOCK)
 
@@ -81,10 +80,12 @@ def test_it_is_what_the_bytes_say(chain, first, second):
     sources = Letters(*first), Letters(*second)
     heads = [save(chain, source) for source in sources]
     found = comparing.differences(chain, *heads, "d")
-    blocks = [at for extent in found for at in range(extent.start // BLOCK, -(-extent.end // BLOCK))]
+    blocks = [
+        at for extent in found for at in range(extent.start // BLOCK, -(-extent.end // BLOCK))
+    ]
     assert len(blocks) == len(set(blocks))
     assert set(blocks) == slowly(*(source.content for source in sources))
-    assert all(one.end < other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end < other.start for one, other in itertools.pairwise(found))
     assert all(extent.end <= max(source.size for source in sources) for extent in found)
 
 

@@ -118,10 +118,19 @@ class RunningCapture:
         # An ExitStack runs all of them, the last first, and raises the last error.
         with translated(f"machine {self._spec.name}"), contextlib.ExitStack() as stack:
             stack.callback(self._remove_files)
-            stack.callback(self._settle_checkpoints)
-            if self._began:
-                stack.callback(leftovers.end_job, self._domain, self._settings.clock)
+            if self._is_known():
+                stack.callback(self._settle_checkpoints)
+                if self._began:
+                    stack.callback(leftovers.end_job, self._domain, self._settings.clock)
             stack.callback(self._stack.close)
+
+    def _is_known(self) -> bool:
+        """Tell whether the machine is still there; one that is gone took its job with it."""
+        try:
+            self._domain.isActive()
+        except libvirt.libvirtError as error:
+            return bool(error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN)
+        return True
 
     @property
     def _socket(self) -> str:
