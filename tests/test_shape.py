@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ruchu"
 MODULE_LINES_MAX = 500
 # One file by design: the exit kit has to be read and run without anything else.
-EXIT_KIT, EXIT_KIT_LINES_MAX = "src/ruchu/repository/exitkit/restore.py", 1200
+EXIT_KIT, EXIT_KIT_LINES_MAX = "src/ruchu/repository/exitkit/restore.py", 1250
 FUNCTION_LINES_MAX = 50
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Written so that this file does not hold what it looks for.

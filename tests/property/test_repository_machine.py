@@ -21,7 +21,17 @@ from hypothesis import strategies as st
 
 from ruchu import errors
 from ruchu.model.sources import Kind
-from ruchu.repository import exitkit, heads, keyring, layout, marks, merging, repositories
+from ruchu.repository import (
+    exitkit,
+    heads,
+    keyring,
+    layout,
+    marks,
+    merging,
+    repositories,
+    verifying,
+)
+from ruchu.repository.verifying_findings import Depth
 from ruchu.testing import worlds
 from ruchu.testing.worlds import BLOCK, World
 
@@ -378,6 +388,12 @@ class RepositoryMachine(stateful.RuleBasedStateMachine):
             now = self.world.clock.now()
             for stem, (starred, until) in self.marks.items():
                 assert found.get(stem[11:], marks.Marks()).keeps(now) == (starred or until > now)
+
+    @stateful.rule(which=WHICH, full=st.sampled_from([False, False, False, True]))
+    def verify(self, which, full):
+        depth = Depth.FULL if full else Depth.STRUCTURAL
+        report = verifying.verify_storage(self.server(which).repository, depth)
+        assert report.clean, report.damages
 
     @stateful.precondition(has_points)
     @stateful.rule(which=WHICH)

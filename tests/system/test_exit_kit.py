@@ -97,7 +97,7 @@ def write_storage(parent, mode, patch):
             merge(chain, doomed)
             for stem in doomed:
                 del contents[stem]
-    deleted = sorted(contents)[0]
+    deleted = min(contents)
     with chain.exclusive("delete") as lock:
         merging.delete_points(chain, lock, [deleted])
     moved = [i.name for i in storage.list(layout.packs(chain.id)) if i.name.endswith(".moved")]

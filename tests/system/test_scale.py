@@ -145,7 +145,8 @@ def test_a_thousand_points_of_ten_tebibytes(tmp_path, capsys):
             assert got["points"] <= 2, "the heads are listed, not read"
             with capsys.disabled():
                 work = {verb.value: number for verb, number in calls.items() if number}
-                print(f"\n{count} points, merging one at {which}: {work}, {length:,} bytes,",
+                print(  # noqa: T201 - measured, not judged
+                      f"\n{count} points, merging one at {which}: {work}, {length:,} bytes,",
                       f"of it whole objects: {dict(got)}, {swept}")  # fmt: skip
     for which in OLDEST, MIDDLE:
         few, many = costs[100, which], costs[1000, which]
@@ -173,6 +174,8 @@ def check_opening(root, chain, written, capsys):
         told = {key: float(value) for key, value in said}
         with capsys.disabled():
             memory = units.format_size(told["memory"])
-            print(f"point {number + 1} of 1000: opened in {told['opened']:.3f} s, {memory} in all")
+            print(  # noqa: T201 - measured, not judged
+                f"point {number + 1} of 1000: opened in {told['opened']:.3f} s, {memory} in all"
+            )
         assert told["memory"] < MEMORY_MAX
     assert Path(root / layout.chain_document(chain.id)).exists()

@@ -61,7 +61,9 @@ class Chain:
 
     def stems(self, *, deleted: bool = False) -> list[str]:
         """Return the stems of the points, in their sequence; with `deleted`, those in the trash."""
-        gone = {stem for record in trash.read_whole(self.storage, self.id) for stem in record.points}
+        gone = {
+            stem for record in trash.read_whole(self.storage, self.id) for stem in record.points
+        }
         found = []
         for info in self.storage.list(layout.points(self.id)):
             stem = layout.stem_of(info.name)

@@ -16,6 +16,7 @@ from ruchu.errors import (
     LockLost,
     ObjectExists,
     ObjectMissing,
+    StorageError,
     UnknownFormat,
 )
 from ruchu.model.ids import is_id, new_id
@@ -27,6 +28,9 @@ _LOCK = "ruchu-lock"
 _LEASE = "ruchu-lease"
 # Released locks kept for people who ask who was there.
 _RELEASED_KEPT = 2
+# Tokens of what this process holds. A storage that is gone or full keeps locks and leases that
+# were given back; they must not bind the process that lives on, or nobody ever takes them over.
+_OURS: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Held:
     holder: holders.Holder
     what: str
     created: str
+    token: str = ""
 
     def __str__(self) -> str:
         return f"{self.holder}, {self.what}, since {self.created}"
@@ -73,20 +78,54 @@ def exclusive(
     highest, released = _state(storage, chain)
     if highest and not released:
         held = holder_of(storage, chain)
-        if held is not None and not surroundings.processes.is_dead(held.holder):
+        if held is not None and not _is_over(held, surroundings):
             raise ChainBusy(str(held))
     number = highest + 1
     fields = _fields(surroundings, what) | {"number": number}
+    with _ours(fields["token"]):
+        try:
+            storage.put(_lock_name(chain, number), documents.sealed(_LOCK, fields))
+        except ObjectExists:
+            raise ChainBusy("another process was faster just now") from None
+        try:
+            _require_highest(storage, chain, number)
+            yield ChainLock(storage, chain, number)
+        except BaseException as error:
+            try:
+                _release(storage, chain, number)
+            except StorageError as failure:
+                error.add_note(f"Giving the chain back failed, too: {failure}")
+            raise
+        _release(storage, chain, number)
+
+
+def _require_highest(storage: Storage, chain: str, number: int) -> None:
+    """Whoever took long to get here may have made a number that others have left behind."""
+    if _state(storage, chain)[0] != number:
+        raise ChainBusy("other processes were faster just now")
+
+
+def _release(storage: Storage, chain: str, number: int) -> None:
+    with contextlib.suppress(ObjectExists):
+        storage.put(_lock_name(chain, number, released=True), b"\n")
+    _tidy(storage, chain, number)
+
+
+@contextlib.contextmanager
+def _ours(token: str) -> Iterator[None]:
+    _OURS.add(token)
     try:
-        storage.put(_lock_name(chain, number), documents.sealed(_LOCK, fields))
-    except ObjectExists:
-        raise ChainBusy("another process was faster just now") from None
-    try:
-        yield ChainLock(storage, chain, number)
+        yield
     finally:
-        with contextlib.suppress(ObjectExists):
-            storage.put(_lock_name(chain, number, released=True), b"\n")
-        _tidy(storage, chain, number)
+        _OURS.discard(token)
+
+
+def _is_over(held: Held, surroundings: Surroundings) -> bool:
+    """Tell whether a holder is dead, or is this process, which has long let go."""
+    processes = surroundings.processes
+    if processes.is_dead(held.holder):
+        return True
+    return held.holder == processes.this() and held.token not in _OURS
 
 
 def _lock_name(chain: str, number: int, *, released: bool = False) -> str:
@@ -153,7 +192,8 @@ def _held(storage: Storage, name: str, kind: str) -> Held | None:
     except (Damaged, UnknownFormat):
         # It counts all the same: whoever wrote it may live.
         return Held(name, holders.UNKNOWN, "by a damaged document", "an unknown time")
-    return Held(name, holder, str(value.get("what")), str(value.get("created")))
+    texts = (str(value.get(key)) for key in ("what", "created", "token"))
+    return Held(name, holder, *texts)
 
 
 @contextlib.contextmanager
@@ -163,11 +203,12 @@ def lease(
     """Keep a point from being removed while it is read."""
     name = layout.lease(chain, point, new_id(surroundings.entropy))
     fields = _fields(surroundings, what) | {"point": point}
-    storage.put(name, documents.sealed(_LEASE, fields))
-    try:
-        yield
-    finally:
-        storage.delete(name)
+    with _ours(fields["token"]):
+        storage.put(name, documents.sealed(_LEASE, fields))
+        try:
+            yield
+        finally:
+            storage.delete(name)
 
 
 def active_leases(
@@ -180,7 +221,7 @@ def active_leases(
         held = _held(storage, info.name, _LEASE) if is_id(point) else None
         if held is None:
             continue
-        if surroundings.processes.is_dead(held.holder):
+        if _is_over(held, surroundings):
             storage.delete(info.name)
         else:
             found.setdefault(point, []).append(held)

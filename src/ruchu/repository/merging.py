@@ -99,12 +99,15 @@ def sweep(chain: Chain, lock: ChainLock, *, grace: datetime.timedelta = GRACE_DE
         ledger.sync()
         usages = ledger.usage()
         dead = [usage.pack for usage in usages if usage.live == 0]
-        deep = compaction.deep_packs(chain)
 
         def keep(pack: int) -> bool:
-            return pack in deep or storage.is_protected(layout.pack(chain.id, chain.table.id(pack).hex()))
+            return storage.is_protected(layout.pack(chain.id, chain.table.id(pack).hex()))
 
         chosen = compaction.choose(usages, keep)
+        if chosen:
+            # Asked last: the answer reads every table of moves that there is.
+            deep = compaction.deep_packs(chain)
+            chosen = [pack for pack in chosen if pack not in deep]
         done = compaction.compact(chain, ledger, chosen) if chosen else None
     emptied = dead + list(done.packs if done else ())
     if not emptied:

@@ -165,9 +165,10 @@ class PackWriter:
         entries = np.array(pack.rows, packs.ENTRY)
         pack_id = self._table.id(pack.number)
         self._write(pack, list(packs.footer(entries, pack_id, pack.header, self._cipher)))
-        self._open = None
+        # Open until it is handed over: if another seal failed, leaving drops this one, too.
         while len(self._sealing) >= _SEALS_MAX:
             self._sealing.pop(0).result()
+        self._open = None
         self._sealing.append(self._sealer.submit(pack.commit))
         self.sealed.append(pack.number)
         self._on_sealed(pack.number, entries)

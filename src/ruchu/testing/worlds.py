@@ -1,5 +1,4 @@
-"""A small world for simulations: one repository on a simulated disk, processes that use it, and a
-model of what must be in it.
+"""A small world for simulations: a repository on a simulated disk, processes, and a model of it.
 
 Everything in it is small, so that a few blocks fill packs, segments and whole lives of them. All
 choices come from the seed.
@@ -40,6 +39,7 @@ PACK_BYTES = 24_000  # five or six blocks that do not shrink
 ROOT = "/storage"
 ATTACHMENT = "machine.json"
 CHEAP = keyring.Costs(memory_kib=8, iterations=1, lanes=1)
+_FIRST = keyring.Secret("passphrase", b"first")
 OBJECT = chains.ProtectedObject("image", "machine")
 
 Disks = Mapping[str, bytes]
@@ -109,7 +109,7 @@ class World:
     disk: SimulatedFileSystem = field(init=False)
     clock: ManualClock = field(init=False, default_factory=ManualClock)
     host: SimulatedHost = field(init=False, default_factory=SimulatedHost)
-    secret: keyring.Secret = keyring.Secret("passphrase", b"first")
+    secret: keyring.Secret = _FIRST
     model: dict[str, Disks] = field(default_factory=dict)
     pending: Disks | None = None
     entropy: SeededEntropy = field(init=False)

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import mmap
 import os
 import subprocess
@@ -59,7 +60,7 @@ def test_holes_are_seen(target):
         Content.DATA, Content.HOLE, Content.DATA, Content.HOLE,
     ]  # fmt: skip
     assert found[0].start == 0
-    assert all(one.end == other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end == other.start for one, other in itertools.pairwise(found))
     assert found[-1].end == 16 * MIB + 5
 
 
@@ -226,6 +227,8 @@ def test_a_device_is_overwritten(loop):
     assert content[8192:MIB] == b"o" * (MIB - 8192)
     assert content[MIB : 2 * MIB] == bytes(MIB)
     assert content[2 * MIB :] == b"o" * 2 * MIB
-    with FileWriter(loop, 4 * MIB, overwrite=True) as writer:
-        with pytest.raises(errors.StorageError):
-            writer.zero(1, 7)  # a device zeros whole sectors only
+    with (
+        FileWriter(loop, 4 * MIB, overwrite=True) as writer,
+        pytest.raises(errors.StorageError),
+    ):
+        writer.zero(1, 7)  # a device zeros whole sectors only

@@ -50,9 +50,7 @@ class FewProcesses:
 
 
 def surroundings(cache=None, clock=None, processes=None):
-    return Surroundings(
-        clock=clock or Clock(), processes=processes or FewProcesses(), cache=cache
-    )
+    return Surroundings(clock=clock or Clock(), processes=processes or FewProcesses(), cache=cache)
 
 
 class History:

@@ -6,24 +6,27 @@ Neither side imports anything of Ruchu: what they agree on is the specification 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import random
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RESTORE = Path(__file__).parents[3] / "src/ruchu/repository/exitkit/restore.py"
 BLOCK = 64
@@ -146,9 +149,16 @@ class ChainWriter:
         (root / "FORMAT.txt").write_text("the specification\n")
         write_document(
             root / "ruchu-storage.json",
-            {"format": "ruchu-storage", "version": 1, "storage": storage.hex(), "name": "tést",
-             "role": "backup", "created": "2026-11-22T18:00:00.000000Z", "encryption": encryption,
-             "kit": {"FORMAT.txt": blake3(b"the specification\n").hexdigest()}},
+            {
+                "format": "ruchu-storage",
+                "version": 1,
+                "storage": storage.hex(),
+                "name": "tést",
+                "role": "backup",
+                "created": "2026-11-22T18:00:00.000000Z",
+                "encryption": encryption,
+                "kit": {"FORMAT.txt": blake3(b"the specification\n").hexdigest()},
+            },
         )
         self.write_slot(storage, slot, key)
         self.folder = root / "chains" / self.ident.hex()
@@ -157,9 +167,17 @@ class ChainWriter:
         thing = {"kind": "vm", "name": "web\x1b1", "platform": "libvirt", "id": "x"}
         write_document(
             self.folder / "chain.json",
-            {"format": "ruchu-chain", "version": 1, "chain": self.ident.hex(), "object": thing,
-             "created": "2026-11-22T18:00:00.000000Z", "block_size": BLOCK,
-             "encryption": encryption, "nonce": nonce.hex(), "wrapped": wrapped.hex()},
+            {
+                "format": "ruchu-chain",
+                "version": 1,
+                "chain": self.ident.hex(),
+                "object": thing,
+                "created": "2026-11-22T18:00:00.000000Z",
+                "block_size": BLOCK,
+                "encryption": encryption,
+                "nonce": nonce.hex(),
+                "wrapped": wrapped.hex(),
+            },
         )
 
     def new_id(self) -> bytes:
@@ -169,8 +187,12 @@ class ChainWriter:
     def write_slot(self, storage: bytes, slot: bytes, key: bytes) -> None:
         """Write the key slot."""
         value: dict[str, Any] = {
-            "format": "ruchu-key", "version": 1, "storage": storage.hex(), "slot": slot.hex(),
-            "created": "2026-11-22T18:00:00.000000Z", "method": self.mode,
+            "format": "ruchu-key",
+            "version": 1,
+            "storage": storage.hex(),
+            "slot": slot.hex(),
+            "created": "2026-11-22T18:00:00.000000Z",
+            "method": self.mode,
         }
         nonce, salt = self.random.randbytes(12), self.random.randbytes(16)
         outer = derive("ruchu vds 1 key file", KEY_FILE)
@@ -229,11 +251,20 @@ class ChainWriter:
         ]
         write_document(
             self.folder / "points" / name,
-            {"format": "ruchu-point", "version": 1, "chain": self.ident.hex(),
-             "point": ident.hex(), "sequence": sequence, "kind": "full", "parent": None,
-             "time": "2026-11-22T18:00:00.000000Z", "finished": "2026-11-22T18:01:00.000000Z",
-             "disks": listed, "facts": {},
-             "attachments": {key: r.reference() for key, r in attachments.items()}},
+            {
+                "format": "ruchu-point",
+                "version": 1,
+                "chain": self.ident.hex(),
+                "point": ident.hex(),
+                "sequence": sequence,
+                "kind": "full",
+                "parent": None,
+                "time": "2026-11-22T18:00:00.000000Z",
+                "finished": "2026-11-22T18:01:00.000000Z",
+                "disks": listed,
+                "facts": {},
+                "attachments": {key: r.reference() for key, r in attachments.items()},
+            },
             self.k_head,
         )
         return ident
@@ -297,8 +328,13 @@ def build(parent: Path, mode: str, blocks_in_disk: int = 1030) -> Sample:
     larger = size + 3 * BLOCK
     chain = ChainWriter(parent / "storage", mode)
     rng = chain.random
-    contents = {0: rng.randbytes(BLOCK), 5: b"ab" * 32, 6: rng.randbytes(BLOCK),
-                most - 1: rng.randbytes(BLOCK), most: rng.randbytes(10)}
+    contents = {
+        0: rng.randbytes(BLOCK),
+        5: b"ab" * 32,
+        6: rng.randbytes(BLOCK),
+        most - 1: rng.randbytes(BLOCK),
+        most: rng.randbytes(10),
+    }
     old, pack, last = chain.pack(), chain.pack(), chain.pack()
     pending = [(DATA, chunk) for chunk in contents.values()]
     blocks = {block: old.add(DATA, chunk) for block, chunk in contents.items()}
@@ -310,8 +346,11 @@ def build(parent: Path, mode: str, blocks_in_disk: int = 1030) -> Sample:
     for block, chunk in contents.items():
         image[block * BLOCK : block * BLOCK + len(chunk)] = chunk
     empty = chain.map(last, 100, {})
-    first = chain.point(1, [("vda", size, chain.map(last, size, blocks)), ("7", 100, empty)],
-                        attachments | {"../evil": attachments["native"]})
+    first = chain.point(
+        1,
+        [("vda", size, chain.map(last, size, blocks)), ("7", 100, empty)],
+        attachments | {"../evil": attachments["native"]},
+    )
     changed = rng.randbytes(BLOCK)
     grown = bytearray(image + bytes(larger - size))
     grown[6 * BLOCK : 7 * BLOCK] = changed
@@ -325,18 +364,38 @@ def build(parent: Path, mode: str, blocks_in_disk: int = 1030) -> Sample:
     trash = chain.new_id().hex()
     write_document(
         chain.folder / "trash" / f"{trash}.json",
-        {"format": "ruchu-trash", "version": 1, "chain": chain.ident.hex(), "packs": [],
-         "created": "2026-11-22T18:00:00.000000Z", "purge_after": "2026-12-22T18:00:00.000000Z",
-         "points": [f"{3:010}-{trashed.hex()}"], "moved": [], "reason": "test"},
+        {
+            "format": "ruchu-trash",
+            "version": 1,
+            "chain": chain.ident.hex(),
+            "packs": [],
+            "created": "2026-11-22T18:00:00.000000Z",
+            "purge_after": "2026-12-22T18:00:00.000000Z",
+            "points": [f"{3:010}-{trashed.hex()}"],
+            "moved": [],
+            "reason": "test",
+        },
     )
     (parent / "pass").write_bytes(PASSPHRASE.encode() + b"\n")
     (parent / "key").write_bytes(KEY_FILE)
-    options = {"none": [], "passphrase": ["--passphrase-file", str(parent / "pass")],
-               "keyfile": ["--key-file", str(parent / "key")]}[mode]
+    options = {
+        "none": [],
+        "passphrase": ["--passphrase-file", str(parent / "pass")],
+        "keyfile": ["--key-file", str(parent / "key")],
+    }[mode]
     dead = bytes(3 * BLOCK) + b"x" * BLOCK + bytes(size - 4 * BLOCK)
     images = {first.hex(): bytes(image), second.hex(): bytes(grown), trashed.hex(): dead}
-    return Sample(chain.root, chain, first.hex(), second.hex(), trashed.hex(), images, options,
-                  given, chain.pack_path(last.ident, "pack"))
+    return Sample(
+        chain.root,
+        chain,
+        first.hex(),
+        second.hex(),
+        trashed.hex(),
+        images,
+        options,
+        given,
+        chain.pack_path(last.ident, "pack"),
+    )
 
 
 # ---------------------------------------------------------------- running the reader
@@ -346,8 +405,9 @@ def run(sample: Sample, *args: str, keys: bool = True) -> subprocess.CompletedPr
     """Run restore.py as an administrator would."""
     command = [sys.executable, str(RESTORE), *args, "--storage", str(sample.root)]
     command += sample.options if keys else []
-    return subprocess.run(command, capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 def load() -> ModuleType:
@@ -419,13 +479,20 @@ def sample_ids(text: str) -> list[str]:
 def test_list_shows_stars_and_the_longest_lock(plain: Sample) -> None:
     """Marks are shown."""
     marks = plain.chain.folder / "marks"
-    write_document(marks / f"{plain.first}.star.json",
-                   {"format": "ruchu-star", "version": 1, "point": plain.first, "created": "x"})
+    write_document(
+        marks / f"{plain.first}.star.json",
+        {"format": "ruchu-star", "version": 1, "point": plain.first, "created": "x"},
+    )
     for year in ("2031", "2030"):
         write_document(
             marks / f"{plain.first}.lock-{year}0101T000000Z.json",
-            {"format": "ruchu-lock-until", "version": 1, "point": plain.first, "created": "x",
-             "until": f"{year}-01-01T00:00:00.000000Z"},
+            {
+                "format": "ruchu-lock-until",
+                "version": 1,
+                "point": plain.first,
+                "created": "x",
+                "until": f"{year}-01-01T00:00:00.000000Z",
+            },
         )
     rows = json.loads(run(plain, "list", "--json").stdout)
     assert rows[0]["starred"] is True
@@ -520,9 +587,7 @@ def test_a_wrong_secret_opens_nothing(sample: Sample, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_argon2_comes_from_either_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_argon2_comes_from_either_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where cryptography has no Argon2id, argon2-cffi gives it; without both it is said."""
     sample, module = build(tmp_path, "passphrase"), load()
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.kdf.argon2", None)
@@ -534,8 +599,9 @@ def test_argon2_comes_from_either_library(
 
 def test_missing_libraries_are_named() -> None:
     """The first thing it says is what to install."""
-    result = subprocess.run([sys.executable, "-S", str(RESTORE), "list"], capture_output=True,
-                            text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-S", str(RESTORE), "list"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert "-m pip install blake3 zstandard cryptography" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -557,10 +623,13 @@ def test_unclear_points_and_disks(plain: Sample, tmp_path: Path) -> None:
 def needed(sample: Sample) -> list[Path]:
     """Return the files that the second point needs."""
     root = sample.root
-    files = [root / "ruchu-storage.json", *(root / "keys").iterdir(),
-             sample.chain.folder / "chain.json",
-             *(sample.chain.folder / "points").glob(f"*{sample.second}*"),
-             *(sample.chain.folder / "trash").iterdir()]
+    files = [
+        root / "ruchu-storage.json",
+        *(root / "keys").iterdir(),
+        sample.chain.folder / "chain.json",
+        *(sample.chain.folder / "points").glob(f"*{sample.second}*"),
+        *(sample.chain.folder / "trash").iterdir(),
+    ]
     packs = sorted((sample.chain.folder / "packs").glob("*/*"))
     return files + [path for path in packs if path != sample.spare]
 
@@ -603,9 +672,7 @@ def test_no_flipped_byte_gives_wrong_bytes(
 
 
 @pytest.mark.slow
-def test_verify_sees_every_flipped_byte(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_sees_every_flipped_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every file of an encrypted storage is under some check, from its first byte to its last."""
     sample, module = build(tmp_path, "keyfile", 9), load()
     for path in [*needed(sample), sample.spare]:
@@ -692,24 +759,23 @@ def test_moves_are_followed_64_times_and_no_further(tmp_path: Path) -> None:
     points = []
     for steps in (64, 65):
         names = [chain.new_id() for _ in range(steps)] + [pack.ident]
-        for old, new in zip(names, names[1:], strict=False):
+        for old, new in itertools.pairwise(names):
             chain.moved(old, {block.offset: (new, block.offset)})
         far = Record(names[0], block.offset, block.stored, block.ident)
         maps = chain.pack()
         points.append(chain.point(steps, [("a", BLOCK, chain.map(maps, BLOCK, {0: far}))], {}))
         maps.write()
     (tmp_path / "key").write_bytes(KEY_FILE)
-    sample = Sample(chain.root, chain, "", "", "", {}, ["--key-file", str(tmp_path / "key")], {},
-                    tmp_path)
+    sample = Sample(
+        chain.root, chain, "", "", "", {}, ["--key-file", str(tmp_path / "key")], {}, tmp_path
+    )
     module, target = load(), tmp_path / "image"
     assert call(module, sample, "extract", points[0].hex(), str(target)) == 0
     assert target.read_bytes() == b"z" * BLOCK
     assert call(module, sample, "extract", points[1].hex(), str(target) + "2") == 1
 
 
-def test_symbolic_links_out_of_the_storage_are_not_followed(
-    plain: Sample, tmp_path: Path
-) -> None:
+def test_symbolic_links_out_of_the_storage_are_not_followed(plain: Sample, tmp_path: Path) -> None:
     """Nothing is read from elsewhere, not even the right bytes."""
     packs = plain.chain.folder / "packs"
     os.rename(packs, tmp_path / "elsewhere")

@@ -227,11 +227,14 @@ def test_a_damaged_footer_is_refused(data, encrypted):
         stored = data.draw(damage(stored))
     else:
         trailer = flipped(data, trailer)
-    with pytest.raises(REFUSED):
-        if which == "header":
-            packs.check_pack_header("x", header, PACK, CHAIN)
+
+    def read():
+        packs.check_pack_header("x", header, PACK, CHAIN)
         packs.parse_trailer("x", trailer, PACK, 1 << 20)
         packs.open_footer("x", header, stored, trailer, cipher)
+
+    with pytest.raises(REFUSED):
+        read()
 
 
 def flipped(data, content):
@@ -477,9 +480,6 @@ def test_a_wrong_field_of_a_head(changes):
         decode(data)
 
 
-
-
-
 def test_a_truth_is_no_number():
     """JSON true is a bool of Python, which is an int: not here."""
     fields = json.loads(heads.encode(head_of(), KEYS))
@@ -520,7 +520,9 @@ def test_any_value_in_any_field_of_a_head_raises_nothing_else(data, value):
         return
 
 
-@pytest.mark.parametrize("surrogate", ['{"a": "\\ud800"}', '{"format": "k", "version": 1, "a": "\\udfff"}'])
+@pytest.mark.parametrize(
+    "surrogate", ['{"a": "\\ud800"}', '{"format": "k", "version": 1, "a": "\\udfff"}']
+)
 def test_text_that_is_no_utf8_is_refused(surrogate):
     with pytest.raises(errors.Damaged):
         documents.opened("x", surrogate.encode(), "k")
@@ -597,7 +599,9 @@ def test_what_is_no_id_never_becomes_a_name(make, bad):
         make(bad)
 
 
-@pytest.mark.parametrize("bad", ["٠" * 10, "1" * 9, "1" * 11, "-111111111"])
+@pytest.mark.parametrize(
+    "bad", ["\N{ARABIC-INDIC DIGIT ZERO}" * 10, "1" * 9, "1" * 11, "-111111111"]
+)
 def test_a_sequence_has_ten_plain_digits(bad):
     with pytest.raises(errors.UnsafeName):
         layout.parse_point_stem(f"{bad}-{PACK.hex()}")
@@ -625,9 +629,16 @@ def test_names():
     ],
 )  # fmt: skip
 def test_a_wrong_field_of_a_trash_record(changes):
-    fields = {"chain": CHAIN.hex(), "created": "", "purge_after": "2026-11-22T18:00:00.000000Z",
-              "points": [head_of().stem], "packs": [PACK.hex()], "moved": [], "reason": "r"}
+    fields = {
+        "chain": CHAIN.hex(),
+        "created": "",
+        "purge_after": "2026-11-22T18:00:00.000000Z",
+        "points": [head_of().stem],
+        "packs": [PACK.hex()],
+        "moved": [],
+        "reason": "r",
+    }
     trash.parse("x", documents.sealed(trash.FORMAT, fields), CHAIN.hex(), PACK.hex())
+    data = documents.sealed(trash.FORMAT, fields | changes)
     with pytest.raises(REFUSED):
-        data = documents.sealed(trash.FORMAT, fields | changes)
         trash.parse("x", data, CHAIN.hex(), PACK.hex())

@@ -145,7 +145,9 @@ def test_who_is_surely_dead(monkeypatch):
 def test_a_zombie_is_dead():
     child = os.posix_spawn("/bin/true", ["true"], {})
     started = None
-    while started is None or holders._read(f"/proc/{child}/stat").rpartition(")")[2].split()[0] != "Z":
+    while (
+        started is None or holders._read(f"/proc/{child}/stat").rpartition(")")[2].split()[0] != "Z"
+    ):
         started = int(holders._read(f"/proc/{child}/stat").rpartition(")")[2].split()[19])
     me = HostProcesses().this()
     assert HostProcesses().is_dead(Holder(me.host, me.boot, child, started))

@@ -78,7 +78,7 @@ def test_a_deletion_is_taken_back_before_the_purge(history):
     history.check()
     # And life goes on: what was compacted meanwhile must not be taken for what is needed.
     for _ in range(4):
-        stem = sorted(history.contents)[0]
+        stem = min(history.contents)
         history.delete(stem)
         history.sweep()
         history.purge()
@@ -149,9 +149,7 @@ def test_a_leased_point_is_not_purged(plain):
     head = plain.backup(noisy(1))
     plain.backup(noisy(2))
     plain.delete(head.stem)
-    with locking.lease(
-        plain.storage, plain.chain.id, head.point, "restore", plain.surroundings
-    ):
+    with locking.lease(plain.storage, plain.chain.id, head.point, "restore", plain.surroundings):
         assert plain.purge() == merging.Swept()
     assert plain.purge().points_purged == 1
 

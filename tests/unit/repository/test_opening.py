@@ -3,7 +3,7 @@ import pytest
 
 from ruchu import errors
 from ruchu.repository import documents, keyring, layout, repositories
-from ruchu.repository.keyring import Costs, Secret
+from ruchu.repository.keyring import Secret
 
 COSTS = histories.COSTS
 PASSPHRASE = histories.PASSPHRASE
@@ -15,7 +15,9 @@ def entropy(count):
     return bytes(range(count))
 
 
-@pytest.mark.parametrize("secret", [PASSPHRASE, KEY_FILE, keyring.NO_SECRET], ids=lambda s: s.method)
+@pytest.mark.parametrize(
+    "secret", [PASSPHRASE, KEY_FILE, keyring.NO_SECRET], ids=lambda s: s.method
+)
 def test_a_slot_opens_with_its_secret_alone(secret):
     slot = keyring.new_slot(STORAGE, "cd" * 16, KEY, secret, entropy, COSTS)
     assert keyring.open_slot("x", slot, secret) == KEY

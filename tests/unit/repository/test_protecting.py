@@ -32,11 +32,16 @@ def on_disk(tmp_path, small_packs):
 def flags_work(probe):
     probe.touch()
     try:
-        if subprocess.run(["chattr", "+i", str(probe)], check=False, capture_output=True).returncode:
+        if subprocess.run(
+            ["chattr", "+i", str(probe)], check=False, capture_output=True
+        ).returncode:
             return False
-        return "i" in subprocess.run(
-            ["lsattr", str(probe)], check=True, capture_output=True, text=True
-        ).stdout.split()[0]
+        return (
+            "i"
+            in subprocess.run(
+                ["lsattr", str(probe)], check=True, capture_output=True, text=True
+            ).stdout.split()[0]
+        )
     finally:
         subprocess.run(["chattr", "-i", str(probe)], check=False, capture_output=True)
 
@@ -96,16 +101,20 @@ def test_all_that_a_point_needs_is_immutable(on_disk):
     assert found <= protected(history)
     history.reopen()
     history.check()
-    # Before its time nothing is released, after it all.
+    release_all(history, found)
+    history.delete(head.stem)
+    history.sweep()
+    history.purge()
+    history.check()
+
+
+def release_all(history, found):
+    """Before its time nothing is released, after it all."""
     assert protecting.release_ended(history.chain, history.clock.now()) == 0
     history.clock.pass_time(days=2)
     assert protecting.release_ended(history.chain, history.clock.now()) == len(found)
     assert protected(history) == set()
     assert protecting.release_ended(history.chain, history.clock.now()) == 0
-    history.delete(head.stem)
-    history.sweep()
-    history.purge()
-    history.check()
 
 
 def test_what_a_longer_lock_needs_stays(plain):
@@ -190,9 +199,7 @@ def test_objects_that_alone_could_not_be_protected_are_named(plain, monkeypatch)
         protect(name)
 
     monkeypatch.setattr(plain.storage, "protect", picky)
-    done = protecting.protect_point(
-        plain.chain, head, plain.clock.now() + DAY, require=False
-    )
+    done = protecting.protect_point(plain.chain, head, plain.clock.now() + DAY, require=False)
     assert done.protected == 3  # the mark, the head, chain.json
     assert all(name.endswith(".pack") for name in done.refused)
     assert done.refused

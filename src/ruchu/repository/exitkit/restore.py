@@ -910,12 +910,8 @@ def state_of(store: Storage, point: Point) -> tuple[bool, Optional[str]]:
     return starred, until
 
 
-def command_list(store: Storage, args: Any) -> int:
-    """Show the points."""
-    keys = storage_keys(store, args, ask=False)
-    if not keys:
-        print("restore.py: no key given: the seals of the heads are not checked", file=sys.stderr)
-    rows: list[Any] = []
+def listed(store: Storage, args: Any, keys: list[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each point that is to be shown."""
     chains: dict[str, Any] = {}
     for point in find_points(store):
         if point.deleted and not args.deleted:
@@ -931,23 +927,28 @@ def command_list(store: Storage, args: Any) -> int:
             continue
         if head:
             starred, until = state_of(store, point)
-            disks = [{k: disk[k] for k in ("number", "name", "size")} for disk in head["disks"]]
-            rows.append(
-                {
-                    "chain": point.chain,
-                    "object": chain.document.get("object"),
-                    "point": point.ident,
-                    "sequence": head["sequence"],
-                    "kind": head["kind"],
-                    "time": head["time"],
-                    "disks": disks,
-                    "attachments": sorted(head["attachments"]),
-                    "starred": starred,
-                    "locked_until": until,
-                    "deleted": point.deleted,
-                    "seal_checked": bool(keys),
-                }
-            )
+            yield {
+                "chain": point.chain,
+                "object": chain.document.get("object"),
+                "point": point.ident,
+                "sequence": head["sequence"],
+                "kind": head["kind"],
+                "time": head["time"],
+                "disks": [{k: d[k] for k in ("number", "name", "size")} for d in head["disks"]],
+                "attachments": sorted(head["attachments"]),
+                "starred": starred,
+                "locked_until": until,
+                "deleted": point.deleted,
+                "seal_checked": bool(keys),
+            }
+
+
+def command_list(store: Storage, args: Any) -> int:
+    """Show the points."""
+    keys = storage_keys(store, args, ask=False)
+    if not keys:
+        print("restore.py: no key given: the seals of the heads are not checked", file=sys.stderr)
+    rows = list(listed(store, args, keys))
     if args.json:
         print(json.dumps(rows, indent=1, sort_keys=True))
         return 1 if store.warnings else 0
