@@ -143,6 +143,9 @@ def _try_slot(
     if facts.encrypted and fields.get("method") == "none":
         # Planted: its key would be that of whoever wrote it, and new chains would be theirs.
         return None
+    if not facts.encrypted and fields.get("method") != "none":
+        # Tampered with: new backups would lie there in the clear.
+        raise Damaged(f"{layout.STORAGE} denies the encryption that {name} has")
     return keyring.open_slot(name, fields, secret)
 
 
@@ -179,6 +182,8 @@ class Repository:
         """Open a chain."""
         fields = chains.read_document(self.storage, chain)
         name = layout.chain_document(chain)
+        if (fields.get("encryption") != "none") != self.facts.encrypted:
+            raise Damaged(f"{name}: its encryption differs from the storage's")
         key = keyring.unwrap_chain_key(name, self._key, fields)
         return chains.Chain(self.storage, fields, key, self.surroundings, self._cache)
 

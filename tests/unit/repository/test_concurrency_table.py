@@ -35,12 +35,6 @@ STARTED = (BACKUP, MERGE, COMPACTION, DELETE, VERIFY, RESTORE, COPY, ADOPT)
 RUNNING = (BACKUP, MERGE, COMPACTION, VERIFY, RESTORE, COPY, ADOPT)
 
 YES, BUSY, IN_USE = "yes", "ChainBusy", "PointInUse"
-WHY = {
-    (YES, "lock"): "yes",
-    (BUSY, "lock"): "`ChainBusy`: chain lock",
-    (IN_USE, "lease"): "`PointInUse`: lease",
-}
-
 
 def outcome(started, running):
     """Return what happens when one is started during the other: the table itself."""

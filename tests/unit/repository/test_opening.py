@@ -161,3 +161,27 @@ def test_points_are_found_by_the_beginning_of_their_id(plain):
     plain.storage.put(document, content.replace(b"4096", b"4095"))
     with pytest.raises(errors.Damaged):
         plain.reopen()
+
+
+def rewritten(root, name, kind, **changes):
+    """Change a sealed document as somebody with access to the storage could."""
+    path = root / name
+    fields = documents.opened(name, path.read_bytes(), kind)
+    del fields["format"], fields["version"]
+    path.write_bytes(documents.sealed(kind, fields | changes))
+
+
+def test_encryption_cannot_be_denied_by_changing_documents(tmp_path):
+    from ruchu.repository.chains import ProtectedObject  # noqa: PLC0415
+    from ruchu.repository.surroundings import Surroundings  # noqa: PLC0415
+    from ruchu.storage.directory import DirectoryStorage  # noqa: PLC0415
+
+    storage, around = DirectoryStorage(tmp_path), Surroundings()
+    made = repositories.create(storage, "s", PASSPHRASE, around, costs=COSTS)
+    chain = made.create_chain(ProtectedObject("image", "x"), 1).id
+    rewritten(tmp_path, layout.chain_document(chain), "ruchu-chain", encryption="none")
+    with pytest.raises(errors.Damaged, match="differs from the storage"):
+        made.open_chain(chain)
+    rewritten(tmp_path, layout.STORAGE, "ruchu-storage", encryption="none")
+    with pytest.raises(errors.Damaged, match="denies the encryption"):
+        repositories.open_repository(DirectoryStorage(tmp_path), PASSPHRASE, around)
