@@ -4,9 +4,7 @@ import contextlib
 import datetime
 import errno
 import json
-import multiprocessing
 import random
-import threading
 
 import pytest
 from blake3 import blake3
@@ -27,9 +25,6 @@ from ruchu.repository import (
     repositories,
     trash,
 )
-from ruchu.repository.surroundings import Surroundings
-from ruchu.repository.writing import PointWriter
-from ruchu.storage.directory import DirectoryStorage
 from ruchu.testing import worlds
 from ruchu.testing.worlds import BLOCK, World
 
@@ -109,8 +104,7 @@ def test_a_full_disk_at_every_write_of_a_backup(world, server):
         world.disk.capacity = world.disk.used() + room
         try:
             back_up(world, server)
-        except errors.StorageFull as error:
-            assert error.advice
+        except errors.StorageFull:
             refusals += 1
         else:
             break
@@ -187,9 +181,13 @@ def test_a_lease_that_could_not_be_given_back_binds_nobody(world, server):
 
 
 def test_the_error_of_the_work_wins_over_that_of_the_release(world, server):
-    with pytest.raises(ZeroDivisionError) as failure, server.chain.exclusive("test"):
-        world.disk.read_only = True
-        raise ZeroDivisionError
+    def work():
+        with server.chain.exclusive("test"):
+            world.disk.read_only = True
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as failure:
+        work()
     assert "Giving the chain back failed" in failure.value.__notes__[0]
 
 
@@ -216,9 +214,7 @@ def test_a_slot_without_a_secret_is_planted_in_an_encrypted_storage(world, serve
         data = documents.sealed(repositories.KEY_FORMAT, {**fields, "created": "x"})
         server.storage.put(layout.key_slot(slot), data)
     with refused(errors.WrongKey):
-        repositories.open_repository(
-            world.storage(), None, world.surroundings(world.host.start())
-        )
+        repositories.open_repository(world.storage(), None, world.surroundings(world.host.start()))
     world.check(world.start())
     made = world.start().repository.create_chain(chains.ProtectedObject("image", "new"), 1)
     with refused(errors.WrongKey):
@@ -281,9 +277,7 @@ def test_a_lock_of_an_unknown_version_holds(world, server):
 
 
 def test_a_pack_of_an_unknown_version(world, server):
-    name = next(
-        info.name for info in server.storage.list("chains") if info.name.endswith(".pack")
-    )
+    name = next(info.name for info in server.storage.list("chains") if info.name.endswith(".pack"))
     whole = server.storage.get(name, 1 << 20)
     front = bytearray(whole[:48])
     front[8] = 2
@@ -499,64 +493,3 @@ def test_a_star_that_comes_in_between_saves_the_point(world, server, monkeypatch
     with refused(errors.PointProtected), server.chain.exclusive("merge") as lock:
         merging.delete_points(server.chain, lock, [first], grace=ZERO)
     world.check(world.start())
-
-
-# Two writers at once.
-
-
-def commit_some(root, name, barrier, results):
-    """Try to back up until three points are committed; runs in a thread or a process."""
-    surroundings = Surroundings()
-    repository = repositories.open_repository(
-        DirectoryStorage(root, reserve_bytes=0), keyring.NO_SECRET, surroundings
-    )
-    (chain,) = repository.all_chains()
-    barrier.wait()
-    done = 0
-    while done < 3:
-        content = random.Random(f"{name} {done}").randbytes(30 * BLOCK)
-        try:
-            with chain.exclusive(name) as lock, PointWriter(chain, lock, Kind.FULL, None) as writer:
-                writer.open_disk("vda", len(content), on_base=False).write(0, memoryview(content))
-                head = writer.commit(surroundings.clock.now(), {})
-        except errors.ChainBusy as busy:
-            assert busy.advice
-            continue
-        results.put((head.stem, blake3(content).hexdigest()))
-        done += 1
-
-
-def commit_in_a_process(*arguments):
-    with worlds.small(threads=True):
-        commit_some(*arguments)
-
-
-@pytest.mark.parametrize("how", ["threads", "processes"])
-def test_two_writers_at_once(tmp_path, how):
-    context = multiprocessing.get_context("spawn")
-    root = tmp_path / "storage"
-    root.mkdir()
-    repository = repositories.create(
-        DirectoryStorage(root, reserve_bytes=0), "a", keyring.NO_SECRET, Surroundings()
-    )
-    chain = repository.create_chain(worlds.OBJECT, 1, block_size=BLOCK)
-    start, work = threading.Thread, commit_some
-    if how == "processes":
-        start, work = context.Process, commit_in_a_process
-    barrier, results = context.Barrier(2), context.SimpleQueue()
-    both = [
-        start(target=work, args=(root, f"writer {number}", barrier, results))
-        for number in range(2)
-    ]
-    for one in both:
-        one.start()
-    found = dict(results.get() for _ in range(6))
-    for one in both:
-        one.join(60)
-    assert chain.stems() == sorted(found)
-    assert [int(stem[:10]) for stem in chain.stems()] == [1, 2, 3, 4, 5, 6]
-    for head in chain.points():
-        disk = chain.disk(head, head.disks[0])
-        content = bytearray(disk.size)
-        disk.read_into(0, memoryview(content))
-        assert blake3(content).hexdigest() == found[head.stem]

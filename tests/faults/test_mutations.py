@@ -17,6 +17,7 @@ from ruchu.repository import compaction, index, ledger, locking, merging, pack_w
 from ruchu.repository.chains import Chain
 from ruchu.repository.reach import Reach
 from ruchu.repository.writing import PointWriter
+from ruchu.storage.directory import DirectoryStorage
 from ruchu.testing import simulated_disk, worlds
 from ruchu.testing.worlds import BLOCK, World
 
@@ -420,3 +421,31 @@ def test_forgetting_packs_that_are_not_there_matters(monkeypatch, tmp_path):
         patched.setattr(index.DedupIndex, "retain", lambda self, alive: None)
 
     expect(monkeypatch, tell, mutate)
+
+
+def a_backup_after_one_that_was_killed():
+    """The power fails at last: the second point must not rest on what the first had not synced."""
+    disks = {"vda": b"".join(POOL[:12])}
+    done, calls = False, 0
+    while not done:
+        world = World(calls % 3)
+        server = world.start()
+        done = world.run_until(
+            calls, lambda world=world, server=server: world.back_up(server, Kind.FULL, disks)
+        )
+        world.kill(server)
+        world.pending, world.model = None, {}
+        stem = world.back_up(world.start(), Kind.FULL, disks)
+        world.fail_power()
+        server = world.start()
+        assert stem in server.chain.stems()
+        assert world.read(server.chain, stem) == disks
+        calls += 1
+    assert calls > 100
+
+
+def test_what_a_killed_writer_left_is_made_durable_before_it_is_shared(monkeypatch):
+    def mutate(patched):
+        patched.setattr(DirectoryStorage, "_make_durable", lambda storage, top: None)
+
+    expect(monkeypatch, a_backup_after_one_that_was_killed, mutate)

@@ -371,29 +371,31 @@ def test_a_read_only_storage(cli, image):
         assert cli.json("storage", "verify", "ro", "--full")["clean"]
 
 
-def wait_for_lock(cli):
+def locks_of(cli):
+    return {path.name.split(".")[0] for path in (cli.home / "s").glob("chains/*/locks/*.json")}
+
+
+def wait_for_lock(cli, before):
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        locks = [p.name for p in (cli.home / "s").glob("chains/*/locks/*.json")]
-        numbers = {name.split(".")[0] for name in locks}
-        if any(f"{number}.released.json" not in locks for number in numbers):
-            return
+    while not locks_of(cli) - before:
+        assert time.monotonic() < deadline, "no lock was taken"
         time.sleep(0.01)
-    pytest.fail("no lock was taken")
 
 
 def test_two_writers_a_kill_and_a_cancel(cli, image, rng):
     cli.back_up()
     image.write_bytes(rng.randbytes(150 * MIB))
     slow = ("backup", "image", "image", "--storage", "s", "--name", "o", "--level", "19")
+    before = locks_of(cli)
     first = cli.popen(*slow)
-    wait_for_lock(cli)
+    wait_for_lock(cli, before)
     error = cli.fails(9, "chain-busy", "backup", "image", "image", "--storage", "s", "--name", "o")
     assert error["retry"]
     first.kill()
     first.communicate()
+    before = locks_of(cli)
     second = cli.popen(*slow)
-    wait_for_lock(cli)
+    wait_for_lock(cli, before)
     time.sleep(0.3)
     began = time.monotonic()
     second.send_signal(signal.SIGTERM)

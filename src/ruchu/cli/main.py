@@ -1,6 +1,5 @@
 """The command `ruchu`: nouns and verbs, errors as messages, signals as cancellation."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -67,8 +66,6 @@ def options(
 def main() -> None:
     """Run a command; the exit status says how it went (docs/operators/commands.md)."""
     process.tune_memory()
-    # The threads of a linear algebra library would only cost start-up time.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     coercion.install()
     CANCELLATION.install()
     try:
@@ -78,7 +75,8 @@ def main() -> None:
         if "--json" in sys.argv:
             output.document(output.error_document(error))
         sys.exit(error.exit_status)
-    except SystemExit:
-        if CANCELLATION.requested:
+    except SystemExit as end:
+        # What ended well just before the signal counts as what it is.
+        if CANCELLATION.requested and end.code:
             sys.exit(cancelling.EXIT_STATUS)
         raise

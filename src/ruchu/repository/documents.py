@@ -85,10 +85,12 @@ def field(name: str, value: Document, key: str, kind: type) -> Any:
 
 def hex_field(name: str, value: Document, key: str, length: int) -> bytes:
     """Return the bytes of a hex field of a known length."""
+    text = field(name, value, key, str)
     try:
-        data = bytes.fromhex(field(name, value, key, str))
+        data = bytes.fromhex(text)
     except ValueError:
         data = b""
-    if len(data) != length:
+    # What Python also takes, such as capitals and spaces, is not what was written.
+    if len(data) != length or data.hex() != text:
         raise Damaged(f"{name}: field {key!r} is not {length} bytes of hex")
     return data

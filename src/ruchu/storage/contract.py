@@ -87,7 +87,10 @@ class Storage(Protocol):
         """Remove an object, durably. One that is not there is no error."""
 
     def sweep_unfinished(self, prefix: str) -> int:
-        """Remove what dead writers left below `prefix`; return how many. Caller holds the lock."""
+        """Remove what dead writers left below `prefix`; return how many. Caller holds the lock.
+
+        What they had just finished is durable afterwards, so that others may build upon it.
+        """
 
     def free_space(self) -> int | None:
         """Return the bytes that can still be written, or None if there is no telling."""

@@ -148,7 +148,27 @@ class DirectoryStorage:
         for name in left:
             with contextlib.suppress(errors.ObjectMissing):
                 self._unlink(name)
+        # A writer that was killed between its rename and its sync left an object that is seen, and
+        # that a power failure can still take away: nobody may build upon it before it is durable.
+        self._make_durable(_top(prefix))
         return len(left)
+
+    def _make_durable(self, top: str) -> None:
+        """Sync every directory from `top` downwards; those that are clean cost next to nothing."""
+        pending = [top]
+        while pending:
+            here = pending.pop()
+            with (
+                contextlib.suppress(errors.ObjectMissing),
+                self._tree.translating(here),
+                self._tree.directory(here) as directory,
+            ):
+                self._filesystem.sync_directory(directory)
+                below = [
+                    e.name for e in self._filesystem.scan(directory) if e.kind is Kind.DIRECTORY
+                ]
+                names_below = (names.join(here, name) for name in below)
+                pending += [name for name in names_below if names.is_safe(name)]
 
     def free_space(self) -> int:
         """Return the bytes that can still be written before the reserve is touched."""

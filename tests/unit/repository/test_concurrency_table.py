@@ -36,6 +36,7 @@ RUNNING = (BACKUP, MERGE, COMPACTION, VERIFY, RESTORE, COPY, ADOPT)
 
 YES, BUSY, IN_USE = "yes", "ChainBusy", "PointInUse"
 
+
 def outcome(started, running):
     """Return what happens when one is started during the other: the table itself."""
     if started in {*WRITERS, DELETE} and running in WRITERS:
@@ -46,22 +47,19 @@ def outcome(started, running):
 
 
 def reason(started, running):
-    """Return what makes a pair safe."""
+    """Return what makes a pair safe: the first that applies."""
     found = outcome(started, running)
-    if found == BUSY:
-        return "`ChainBusy`: chain lock"
-    if found == IN_USE:
-        return "`PointInUse`: lease"
     writers = {started, running} & {*WRITERS, DELETE}
-    if ADOPT in {started, running}:
-        return "yes: opening only reads"
-    if not writers:
-        return "yes: both only read"
-    if BACKUP in writers:
-        return "yes: a point appears whole, by its head"
-    if VERIFY in {started, running}:
-        return "yes: looks again at what vanished"
-    return "yes: lease; `.moved` tables lead on"
+    reasons = {
+        "`ChainBusy`: chain lock": found == BUSY,
+        "`PointInUse`: lease": found == IN_USE,
+        "yes: opening only reads": ADOPT in {started, running},
+        "yes: both only read": not writers,
+        "yes: a point appears whole, by its head": BACKUP in writers,
+        "yes: looks again at what vanished": VERIFY in {started, running},
+        "yes: lease; `.moved` tables lead on": True,
+    }
+    return next(text for text, applies in reasons.items() if applies)
 
 
 def table():
