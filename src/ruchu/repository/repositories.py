@@ -61,9 +61,7 @@ def create(
     with contextlib.suppress(ObjectMissing, StorageGone):
         storage.size(layout.STORAGE)
         raise AlreadyExists(f"({name}: this directory is a Ruchu storage; adopt it)")
-    foreign = [*storage.foreign()] + [info.name for info in storage.list("")]
-    if foreign:
-        raise ForeignDirectory(f"(for example {foreign[0]!r})")
+    _clear_leftovers(storage)
     entropy = surroundings.entropy
     storage_id, slot, key = new_id(entropy), new_id(entropy), entropy(KEY_BYTES)
     created = clock.to_text(surroundings.clock.now())
@@ -85,6 +83,17 @@ def create(
     # Last: a directory without it is no storage, whatever a crash left there.
     storage.put(layout.STORAGE, documents.sealed(FORMAT, facts))
     return open_repository(storage, secret, surroundings)
+
+
+def _clear_leftovers(storage: Storage) -> None:
+    """Remove what an interrupted `create` left; anything else is somebody's."""
+    names = [info.name for info in storage.list("")]
+    ours = {name for name in names if name in layout.KIT or name.startswith(f"{layout.KEYS}/")}
+    foreign = [*storage.foreign(), *(name for name in names if name not in ours)]
+    if foreign:
+        raise ForeignDirectory(f"(for example {foreign[0]!r})")
+    for name in sorted(ours):
+        storage.delete(name)
 
 
 def read_facts(storage: Storage) -> StorageFacts:

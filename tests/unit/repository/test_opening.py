@@ -185,3 +185,21 @@ def test_encryption_cannot_be_denied_by_changing_documents(tmp_path):
     rewritten(tmp_path, layout.STORAGE, "ruchu-storage", encryption="none")
     with pytest.raises(errors.Damaged, match="denies the encryption"):
         repositories.open_repository(DirectoryStorage(tmp_path), PASSPHRASE, around)
+
+
+def test_an_interrupted_making_of_a_storage_is_begun_anew(tmp_path):
+    from ruchu.repository.surroundings import Surroundings  # noqa: PLC0415
+    from ruchu.storage.directory import DirectoryStorage  # noqa: PLC0415
+
+    repositories.create(DirectoryStorage(tmp_path), "s", PASSPHRASE, Surroundings(), costs=COSTS)
+    (tmp_path / layout.STORAGE).unlink()
+    made = repositories.create(
+        DirectoryStorage(tmp_path), "s", KEY_FILE, Surroundings(), costs=COSTS
+    )
+    assert len(list((tmp_path / layout.KEYS).iterdir())) == 1
+    assert made.chain_ids() == []
+    (tmp_path / layout.STORAGE).unlink()
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(errors.ForeignDirectory):
+        repositories.create(DirectoryStorage(tmp_path), "s", KEY_FILE, Surroundings(), costs=COSTS)
+    assert (tmp_path / "letter.txt").exists()
