@@ -60,8 +60,10 @@ class PointWriter:
         self._packs: PackWriter | None = None
 
     def __enter__(self) -> Self:
-        # What dead writers left is of no use: nobody else writes here now.
-        self._chain.storage.sweep_unfinished(layout.chain(self._chain.id))
+        # What dead writers left is of no use. Only where the holder of the lock alone writes:
+        # others may be putting a lock, a lease or a mark right now.
+        for place in (layout.packs, layout.points, layout.trash):
+            self._chain.storage.sweep_unfinished(place(self._chain.id))
         writer = PackWriter(
             self._chain.storage,
             self._chain.identity,
