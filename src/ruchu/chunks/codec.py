@@ -7,9 +7,9 @@ from blake3 import blake3
 
 RAW = 0
 ZSTD = 1
-# At 64 KiB level 2 is nearly as fast as level 1 and 1.2 % smaller, level 3 costs a fifth more for
-# another 0.7 %: what it takes to be no larger than peers with larger chunks (docs/benchmarks.md).
-LEVEL_DEFAULT = 3
+# At 64 KiB level 2 is nearly as fast as level 1 and 1.2 % smaller; level 3 costs a fifth more CPU
+# for another 0.7 % (docs/benchmarks.md).
+LEVEL_DEFAULT = 2
 # A chunk larger than this is a sign of damage, and would eat the memory of the reader.
 PLAIN_BYTES_MAX = 64 << 20
 # Compression has to save a sixteenth to be worth the time of undoing it.

@@ -13,7 +13,7 @@ KeyFile = Annotated[Path | None, typer.Option("--key-file", help="File whose byt
 StorageOption = Annotated[str, typer.Option("--storage", help="Storage to use.")]
 Point = Annotated[str, typer.Argument(help="Point: at least 4 digits of its id.")]
 # That of `chunks.codec`, which is not imported before it is needed.
-LEVEL_DEFAULT = 3
+LEVEL_DEFAULT = 2
 Level = Annotated[int, typer.Option("--level", min=0, max=19, help="zstd level; 0: none.")]
 Full = Annotated[bool, typer.Option("--full", help="Also read every chunk.")]
 Sampled = Annotated[
