@@ -26,7 +26,7 @@ SETUP_INPUTS := Makefile pyproject.toml requirements/build.lock requirements/dev
 SETUP_STAMP := $(VENV)/setup.sha256
 BENCH_STAMP := $(VENV)/bench.sha256
 
-.PHONY: help setup demo run test faults cover lint check bench lock clean vm-packages
+.PHONY: help setup demo run test faults cover lint check bench lock clean vm-packages judges
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,21 +53,24 @@ setup: ## install missing system packages, make .venv from the locks
 vm-packages:
 	@scripts/system-packages vm
 
+judges:
+	@scripts/system-packages vm judges
+
 demo: setup vm-packages ## show Ruchu at work on this machine
 	@$(BIN)/python scripts/demo
 
 run: setup ## run the command ruchu: make run ARGS="backup --help"
 	@$(BIN)/ruchu $(or $(ARGS),--help)
 
-test: setup vm-packages ## run every test, the system tests on real virtual machines too
+test: setup judges ## run every test, the system tests on real virtual machines too
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-faults: setup ## search for failures under injected faults: make faults SEED=7
+faults: setup judges ## search for failures under injected faults: make faults SEED=7
 	@RUCHU_SEED=$(SEED) RUCHU_PROFILE=faults \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) \
 	    $$(ls -d tests/faults tests/property 2>/dev/null)
 
-cover: setup vm-packages ## run every test and show which lines and branches it misses
+cover: setup judges ## run every test and show which lines and branches it misses
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term-missing $(ARGS)
 
 # Every linter has its say, so that one run shows everything there is to mend.
@@ -100,9 +103,9 @@ COMPILE = uv pip compile --quiet --no-config --universal --python-version 3.11 -
     $(ARGS)
 
 lock: ## resolve the locks anew (needs uv): make lock ARGS=--upgrade
-	$(COMPILE) --extra libvirt --group build --group test --group lint \
+	$(COMPILE) --extra libvirt --extra mount --group build --group test --group lint \
 	    --output-file requirements/dev.lock pyproject.toml
-	$(COMPILE) --extra libvirt --constraint requirements/dev.lock \
+	$(COMPILE) --extra libvirt --extra mount --constraint requirements/dev.lock \
 	    --output-file requirements/runtime.lock pyproject.toml
 	$(COMPILE) --group pyproject.toml:build --constraint requirements/dev.lock \
 	    --output-file requirements/build.lock

@@ -156,6 +156,25 @@ def start(
             process.stop(stop_limit_s)
 
 
+@contextlib.contextmanager
+def start_in_terminal(args: Sequence[str]) -> Iterator["Process"]:
+    """Run a program that has this process's terminal; it is ended when the context is left.
+
+    Raises:
+        CommandFailed: it could not be started.
+    """
+    try:
+        popen = subprocess.Popen(list(args), env=_environment(None))  # noqa: S603 - no shell
+    except OSError as error:
+        raise _failed(args, (), _missing(error)) from error
+    with tempfile.TemporaryFile() as log:
+        process = Process(tuple(args), popen, log)
+        try:
+            yield process
+        finally:
+            process.stop()
+
+
 def start_detached(args: Sequence[str], *, log: str) -> int:
     """Start a program that outlives this process; return its process id.
 

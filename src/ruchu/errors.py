@@ -3,10 +3,13 @@
 RuchuError
 ├── UsageError ─ InvalidName, NotFound, AlreadyExists, PointProtected, Cancelled
 ├── StorageError ─ StorageFull, StorageReadOnly, StorageGone, ObjectMissing, ObjectShort,
-│                  ObjectExists, UnsafeName, ForeignDirectory, ImmutableNotApplied
+│                  ObjectExists, UnsafeName, ForeignDirectory, ImmutableNotApplied,
+│                  ImageDamaged
 ├── RepositoryError ─ Damaged, UnknownFormat, WrongKey, ChainBusy, PointInUse, LockLost,
 │                     ClockWentBack, Incomplete
 ├── PlatformError ─ Unreachable, Unsupported, SourceBusy, SourceChanged, GuestAgentError, NbdError
+├── GuestError ─ GuestDamaged, GuestUnsupported
+├── ExportError ─ CacheDamaged, CacheMismatch
 └── CommandFailed
 
 `code` is stable (scripts match it), `exit_status` is what the command line returns, `retry` says
@@ -152,6 +155,14 @@ class ImmutableNotApplied(StorageError):
     hint = "This file system or user cannot protect files; see `ruchu doctor`."
 
 
+class ImageDamaged(StorageError):
+    """The disk image contradicts itself:"""
+
+    code = "image-damaged"
+    retry = False
+    hint = "Check it with the program that made it, such as `qemu-img check`."
+
+
 class RepositoryError(RuchuError):
     """The repository refuses."""
 
@@ -268,6 +279,48 @@ class NbdError(PlatformError):
     """The NBD server failed or broke the protocol."""
 
     code = "nbd"
+
+
+class GuestError(RuchuError):
+    """What is inside the disk could not be read."""
+
+    code = "guest"
+    exit_status = 12
+
+
+class GuestDamaged(GuestError):
+    """The guest's file system or partition table contradicts itself:"""
+
+    code = "guest-damaged"
+    hint = "The point holds it as the guest had it. Mount another point, or run the guest's fsck."
+
+
+class GuestUnsupported(GuestError):
+    """The guest's file system uses something that this release does not understand:"""
+
+    code = "guest-unsupported"
+    hint = "Export the disk (`ruchu export nbd`) or run the point and read it with the guest."
+
+
+class ExportError(RuchuError):
+    """The point could not be served."""
+
+    code = "export"
+    exit_status = 13
+
+
+class CacheDamaged(ExportError):
+    """The write cache is damaged:"""
+
+    code = "cache-damaged"
+    hint = "The point itself is whole. Start again with a new write cache."
+
+
+class CacheMismatch(ExportError):
+    """The write cache belongs to another point or disk:"""
+
+    code = "cache-mismatch"
+    hint = "Give the cache that was made for this point, or a new path."
 
 
 class CommandFailed(RuchuError):

@@ -208,11 +208,24 @@ def test_wrong_change_lists(cli, image):
     assert len(cli.json("points", "list")) == 1
 
 
-def test_qcow2_is_refused(cli):
-    (cli.home / "image").write_bytes(b"QFI\xfb" + bytes(1000))
-    error = cli.fails(
-        10, "platform-unsupported", "backup", "image", "image", "--storage", "s", "--name", "o"
-    )
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
+def test_what_is_in_a_qcow2_is_saved(cli, image):
+    def qemu_img(*args):
+        subprocess.run(["qemu-img", *map(str, args)], check=True, capture_output=True, timeout=60)
+
+    image.write_bytes(image.read_bytes() + bytes(-SIZE % 512))
+    qcow2 = cli.home / "disk.qcow2"
+    qemu_img("convert", "-c", "-O", "qcow2", image, qcow2)
+    words = ("backup", "image", "disk.qcow2", "--storage", "s", "--name")
+    done = cli.json(*words, "q")
+    assert (done["format"], done["size"]) == ("qcow2", image.stat().st_size)
+    cli.run("restore", "image", done["point"], "restored")
+    assert (cli.home / "restored").read_bytes() == image.read_bytes()
+    done = cli.json(*words, "r", "--raw")
+    cli.run("restore", "image", done["point"], "bytes")
+    assert (cli.home / "bytes").read_bytes() == qcow2.read_bytes()
+    qemu_img("create", "-f", "qcow2", "-b", image, "-F", "raw", qcow2)
+    error = cli.fails(10, "platform-unsupported", *words, "q")
     assert "qemu-img convert" in error["hint"]
 
 

@@ -1,44 +1,20 @@
 """A machine through the command line: saved, changed, lost, brought back; the guest confirms it."""
 
-import json
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from ruchu.testing.command_line import CommandLine
 from ruchu.testing.guests.guest import GuestDisk, booted, existing, remove
 from ruchu.units import MIB
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-class Cli:
-    """`ruchu` with a state of its own."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-
-    def popen(self, *words):
-        command = [sys.executable, "-m", "ruchu", "--state", str(self.state), *map(str, words)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
-
-    def run(self, *words, status=0):
-        done = self.popen(*words)
-        out, err = done.communicate(timeout=300)
-        assert done.returncode == status, (done.returncode, out.decode(), err.decode())
-        return out.decode()
-
-    def json(self, *words, status=0):
-        return json.loads(self.run(*words, "--json", status=status))
-
-
 @pytest.fixture
 def cli(tmp_path, libvirt_uri, place):
-    cli = Cli(tmp_path / "state")
+    cli = CommandLine(tmp_path)
     (tmp_path / "passphrase").write_text("correct horse\n")
     cli.run("storage", "add", "s", tmp_path / "s", "--passphrase-file", tmp_path / "passphrase")
     cli.run("platform", "add", "kvm", libvirt_uri, "--scratch", place)

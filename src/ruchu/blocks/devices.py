@@ -48,3 +48,23 @@ class BlockWriter(Protocol):
 
     def flush(self) -> None:
         """Return when everything written before is durable."""
+
+
+class PeekingReader(BlockReader, Protocol):
+    """A disk that has some of its content at hand."""
+
+    def peek(self, start: int, length: int) -> memoryview | None:
+        """Return the bytes if they can be had without waiting for a storage, else None.
+
+        What is returned stays as it is for as long as the caller holds it.
+        """
+
+
+class BlockDevice(PeekingReader, BlockWriter, Protocol):
+    """A disk that is read and written, such as a point with a write cache.
+
+    A write is seen by every read that begins after it returned; it is durable after `flush`.
+    """
+
+    def discard(self, start: int, length: int) -> None:
+        """Forget the content of the range: from now on it reads as zeros, and takes no room."""

@@ -10,6 +10,21 @@ from ruchu.cli.options import LEVEL_DEFAULT, Json, Level, StorageOption, group
 from ruchu.cli.watching import Watcher
 from ruchu.units import format_duration, format_size
 
+LeaveOut = Annotated[
+    str,
+    typer.Option(
+        "--leave-out",
+        metavar="WHAT",
+        help="What does not count: all, none, or some of free, swap, pagefile, hiberfil, "
+        "swapfile, gaps, recycle-bin.",
+    ),
+]
+DisksOption = Annotated[
+    list[str] | None, typer.Option("--disk", help="This disk only; may be repeated.")
+]
+SnapshotOption = Annotated[
+    str, typer.Option("--snapshot", help="serial, parallel, or barrier: all at one moment.")
+]
 app = group("Back up machines, images and devices.")
 KindOption = Annotated[
     str, typer.Option("--kind", help="full, incremental or differential; the first is a full.")
@@ -19,7 +34,7 @@ KindOption = Annotated[
 @app.command()
 def image(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="Raw image or block device.")],
+    path: Annotated[Path, typer.Argument(help="Image or block device.")],
     storage: StorageOption,
     name: Annotated[str, typer.Option("--name", help="Object: later runs find it by this name.")],
     kind: KindOption = "incremental",
@@ -27,18 +42,27 @@ def image(
         Path | None,
         typer.Option("--changes", help="Changed ranges since the base: `start length` a line."),
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take the bytes as they are, whatever the format.")
+    ] = False,
+    leave_out: LeaveOut = "none",
     level: Level = LEVEL_DEFAULT,
     json: Json = False,
 ) -> None:
-    """Back up a raw disk image or a block device; it is opened read-only."""
+    """Back up the disk in an image, or a block device; it is opened read-only."""
     from ruchu.control import backups
     from ruchu.protection.running import Run
 
     here = session.of(context)
     request = (backups.kind_of(kind), changes)
     with here.cancellation.polled(), Watcher() as watcher:
-        run = Run(level=level, watch=watcher.watch, cancelled=here.cancellation)
-        done = backups.back_up_image(here.storages, storage, name, path, request, run)
+        run = Run(
+            level=level, watch=watcher.watch, cancelled=here.cancellation,
+            leave_out=backups.left_out_of(leave_out),
+        )  # fmt: skip
+        done = backups.back_up_image(here.storages, storage, name, path, request, run, raw=raw)
+    if done["format"] != "raw":
+        output.note(f"note: {path} is a {done['format']} image; what was saved is the disk in it")
     if done["source_changed"]:
         output.note(f"warning: {path} changed while it was read; this point may be torn")
     for reason in done["reasons"]:
@@ -51,10 +75,21 @@ def image(
 
 def _summary(done: dict[str, Any]) -> str:
     read, stored = format_size(done["bytes_read"]), format_size(done["bytes_stored"])
+    left_out = sum(_left_out(done).values())
+    saved = f", {format_size(left_out)} left out" if left_out else ""
     return (
         f"{done['name']}: point {done['point'][:8]} ({done['kind']}), {read} read, "
-        f"{stored} stored, {format_duration(done['seconds'])}"
+        f"{stored} stored{saved}, {format_duration(done['seconds'])}"
     )
+
+
+def _left_out(done: dict[str, Any]) -> dict[str, int]:
+    """Return the bytes that were left out, by reason, over all disks."""
+    sums: dict[str, int] = dict(done.get("left_out", {}))
+    for disk in done.get("disks", ()):
+        for reason, count in disk.get("left_out", {}).items():
+            sums[reason] = sums.get(reason, 0) + count
+    return sums
 
 
 @app.command()
@@ -66,18 +101,15 @@ def vm(
         str | None, typer.Option("--platform", help="Not needed if only one is known.")
     ] = None,
     kind: KindOption = "incremental",
-    disk: Annotated[
-        list[str] | None, typer.Option("--disk", help="This disk only; may be repeated.")
-    ] = None,
-    snapshot: Annotated[
-        str, typer.Option("--snapshot", help="serial, parallel, or barrier: all at one moment.")
-    ] = "serial",
+    disk: DisksOption = None,
+    snapshot: SnapshotOption = "serial",
     no_quiesce: Annotated[
         bool, typer.Option("--no-quiesce", help="Do not freeze the guest's file systems.")
     ] = False,
     parallel: Annotated[
         int, typer.Option("--parallel", min=1, max=64, help="Machines copied at the same time.")
     ] = 2,
+    leave_out: LeaveOut = "none",
     level: Level = LEVEL_DEFAULT,
     json: Json = False,
 ) -> None:
@@ -97,7 +129,10 @@ def vm(
     )
     places = (storage, platform)
     with here.cancellation.polled(), Watcher() as watcher:
-        run = Run(level=level, watch=watcher.watch, cancelled=here.cancellation)
+        run = Run(
+            level=level, watch=watcher.watch, cancelled=here.cancellation,
+            leave_out=backups.left_out_of(leave_out),
+        )  # fmt: skip
         results = machine_backups.back_up_machines(
             here.storages, here.platforms, places, order, run
         )

@@ -11,12 +11,15 @@ from ruchu.cli import (
     backup,
     cancelling,
     coercion,
+    export,
     host,
+    instant,
     output,
     platform,
     points,
     restore,
     retention,
+    run,
     storage,
 )
 from ruchu.cli.cancelling import CANCELLATION
@@ -37,7 +40,10 @@ app.command("inventory")(platform.inventory)
 app.add_typer(backup.app, name="backup")
 app.add_typer(points.app, name="points")
 app.add_typer(restore.app, name="restore")
+app.add_typer(export.app, name="export")
+app.add_typer(instant.app, name="instant")
 app.add_typer(retention.app, name="retention")
+app.command("run")(run.run)
 app.command("doctor")(host.doctor)
 app.command("selftest")(host.selftest)
 

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ruchu.errors import UsageError
+from ruchu.units import parse_size
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose line is the passphrase.")
@@ -28,3 +31,37 @@ Grace = Annotated[
 def group(text: str) -> typer.Typer:
     """Return the group of commands of one noun."""
     return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+
+
+def size_of(text: str) -> int:
+    """Return the bytes that an option says.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise UsageError(f"({text!r} is no size)", hint="Such as 512MiB, 4GiB.") from None
+
+
+def pairs_of(texts: list[str]) -> dict[str, str]:
+    """Return what `OLD=NEW` options say.
+
+    Raises:
+        UsageError: one is no such pair.
+    """
+    pairs = {}
+    for text in texts:
+        old, sign, new = text.partition("=")
+        if not (old and sign and new):
+            raise UsageError(f"({text!r})", hint="Such as --network default=isolated.")
+        pairs[old] = new
+    return pairs
+
+
+def mac_of(text: str) -> str:
+    """Return what `--mac` says, or raise UsageError."""
+    if text not in {"keep", "new"}:
+        raise UsageError(f"(--mac {text!r})", hint="keep or new.")
+    return text

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from ruchu.cli import output, session
-from ruchu.cli.options import Json, Point, group
+from ruchu.cli.options import Json, Point, group, mac_of, pairs_of, size_of
 from ruchu.cli.watching import Watcher
-from ruchu.errors import UsageError
-from ruchu.units import format_duration, format_size, parse_size
+from ruchu.units import format_duration, format_size
 
 app = group("Restore images and machines.")
 UNLEASED = "note: the storage takes no lease (full or read-only); nobody else may delete now"
@@ -79,7 +78,8 @@ def vm(
 
     placement = Placement(
         name=name, directory=directory, replace=replace, vcpus=vcpus,
-        memory=_size(memory), networks=_pairs(network or []), macs=_mac(mac),
+        memory=size_of(memory) if memory else None,
+        networks=pairs_of(network or []), macs=mac_of(mac),
         disks=tuple(disk or ()), format=image_format, start=start,
     )  # fmt: skip
     here = session.of(context)
@@ -100,26 +100,3 @@ def _tell_machine(done: dict[str, Any], *, json: bool) -> None:
     size, read = format_size(done["size"]), format_size(done["bytes"])
     took = format_duration(done["seconds"])
     output.line(f"machine {done['machine']}: {size} ({read} of data), {took}")
-
-
-def _size(text: str | None) -> int | None:
-    try:
-        return parse_size(text) if text is not None else None
-    except ValueError:
-        raise UsageError(f"({text!r} is no size)", hint="Such as 512MiB, 4GiB.") from None
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        old, sign, new = text.partition("=")
-        if not (old and sign and new):
-            raise UsageError(f"({text!r})", hint="Such as --network default=isolated.")
-        pairs[old] = new
-    return pairs
-
-
-def _mac(text: str) -> str:
-    if text not in {"keep", "new"}:
-        raise UsageError(f"(--mac {text!r})", hint="keep or new.")
-    return text

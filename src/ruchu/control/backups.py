@@ -5,6 +5,7 @@ from typing import Any
 
 from ruchu.control.storages import Storages
 from ruchu.errors import InvalidName, UsageError
+from ruchu.guests import extraction
 from ruchu.model.sources import Kind
 from ruchu.protection import image, plans
 from ruchu.protection.running import Run
@@ -26,6 +27,15 @@ def kind_of(text: str) -> Kind:
     return found[0]
 
 
+def left_out_of(text: str) -> frozenset[str]:
+    """Return what a text such as `free,swap`, `all` or `none` leaves out.
+
+    Raises:
+        UsageError: it names something else.
+    """
+    return extraction.parse_reasons(text)
+
+
 def check_object(name: str) -> str:
     """Return the name of a protected object if people can read it.
 
@@ -38,19 +48,25 @@ def check_object(name: str) -> str:
     return name
 
 
-def back_up_image(
+def back_up_image(  # noqa: PLR0913 - raw says what the path is, and belongs to no other
     storages: Storages,
     storage: str,
     name: str,
     path: Path,
     request: tuple[Kind, Path | None],
     run: Run,
+    *,
+    raw: bool = False,
 ) -> dict[str, Any]:
-    """Back up an image into a storage; `request` is the kind and the change list."""
+    """Back up an image into a storage; `request` is the kind and the change list.
+
+    With `raw` it is taken byte for byte, whatever its format.
+    """
     check_object(name)
     kind, changes = request
     repository = storages.open(storage)
-    result = image.back_up_image(repository, name, path, kind, changes, run)
+    back_up = image.back_up_bytes if raw else image.back_up_image
+    result = back_up(repository, name, path, kind, changes, run)
     head = result.head
     return {
         "point": head.point,
@@ -61,10 +77,12 @@ def back_up_image(
         "sequence": head.sequence,
         "parent": head.parent,
         "size": result.size,
+        "format": result.image_format,
         "bytes_read": result.bytes_read,
         "bytes_stored": result.bytes_stored,
         "seconds": round(result.seconds, 3),
         "source_changed": result.source_changed,
+        "left_out": dict(result.left_out),
         "sample": result.sample.facts() if result.sample is not None else None,
         "reasons": plans.reason_fields(result.reasons),
     }

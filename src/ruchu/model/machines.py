@@ -103,6 +103,7 @@ class Placement:
         disks: keys of the disks to restore; empty means all.
         format: image format of new disks; empty keeps the old one.
         start: power it on afterwards.
+        isolated: every network card is there, and its link is down.
     """
 
     name: str = ""
@@ -115,3 +116,24 @@ class Placement:
     disks: tuple[str, ...] = ()
     format: str = ""
     start: bool = False
+    isolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServedDisk:
+    """Where a hypervisor reaches a disk that Ruchu serves, raw.
+
+    Attributes:
+        key: the disk's key in the machine.
+        protocol: `nbd` or `nfs`.
+        path: NBD: name of the export. NFS: absolute path of the file on the server.
+        socket: unix socket on the hypervisor's host; empty for TCP.
+        host, port: TCP address; NFS is found through the portmapper of the host.
+    """
+
+    key: str
+    protocol: str
+    path: str
+    socket: str = ""
+    host: str = ""
+    port: int = 0

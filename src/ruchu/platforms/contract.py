@@ -1,14 +1,20 @@
 """What every platform offers. The workflows know only this."""
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from ruchu.blocks.devices import BlockReader, BlockWriter
 from ruchu.model.extents import Extent
-from ruchu.model.machines import MachineSpec, MachineSummary, Placement, PowerState
+from ruchu.model.machines import (
+    MachineSpec,
+    MachineSummary,
+    Placement,
+    PowerState,
+    ServedDisk,
+)
 from ruchu.model.sources import ChangeRef, Consistency, Reason
 
 
@@ -102,6 +108,45 @@ class RestoreSession(Protocol):
         """Flush, put the disks in place, define the machine; return its id."""
 
 
+class Landing(Protocol):
+    """New disks of a machine that runs from served ones, and the switch over to them."""
+
+    @property
+    def sinks(self) -> Sequence[SinkDisk]:
+        """One sink for each disk, in the order of the machine."""
+
+    @property
+    def continued(self) -> bool:
+        """Whether the disks were begun by an earlier landing of the same token."""
+
+    def pause(self) -> None:
+        """Hold the machine: when this returns, all that it wrote has reached its disks."""
+
+    def resume(self) -> None:
+        """Let the machine go on where it is, after `pause`."""
+
+    def switch(self) -> bool:
+        """Let the paused machine go on from the new disks, for good.
+
+        Returns:
+            Whether it went on with its memory; otherwise it was started anew.
+
+        Raises:
+            PlatformError: it could not; it is still paused where it was.
+        """
+
+    def abandon(self) -> None:
+        """Remove the new disks; without this, leaving keeps them for the next landing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """What a migration by the hypervisor did: bytes of the disks, seconds of the last step."""
+
+    size: int
+    pivot_s: float
+
+
 class Platform(Protocol):
     """A virtualization platform. Safe to use from several threads."""
 
@@ -138,8 +183,68 @@ class Platform(Protocol):
     ) -> AbstractContextManager[RestoreSession]:
         """Begin to restore a machine. Leaving without `finish` removes everything created."""
 
+    def run_from(self, spec: MachineSpec, placement: Placement, disks: Sequence[ServedDisk]) -> str:
+        """Define a machine whose disks are served from elsewhere, and start it; return its id.
+
+        It gets a new identity if the old one is in use. A failure leaves nothing behind.
+
+        Raises:
+            AlreadyExists: a machine of that name exists.
+            Unsupported: the platform cannot reach disks that way.
+        """
+
+    def mirror(
+        self,
+        machine: str,
+        placement: Placement,
+        watch: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> Mirrored:
+        """Move a machine that runs from served disks to own ones, by the hypervisor's means.
+
+        The machine runs on all the time. Only disks that are served yet are moved, so that a
+        second call goes on after a first one that failed.
+
+        Args:
+            machine: its id.
+            placement: directory and format of the new disks.
+            watch: told bytes done and bytes in all.
+            cancelled: asked now and then.
+
+        Raises:
+            Cancelled: the machine runs on where it was; nothing is left behind.
+        """
+
+    def landing(
+        self, machine: str, placement: Placement, token: str
+    ) -> AbstractContextManager[Landing]:
+        """Begin to move a machine that runs from served disks to own ones, by our means.
+
+        Args:
+            machine: its id.
+            placement: directory and format of the new disks.
+            token: names this migration: a second landing with it goes on with the same disks.
+        """
+
+    def revive(self, machine: str) -> str:
+        """Let a machine go on whose served disks were gone for a while.
+
+        Returns:
+            What was done: empty if it runs; `resumed` with its memory; `started`; `restarted` if
+            the hypervisor has lost its disks for good, as if the power had been cut.
+        """
+
+    def socket_owner(self) -> str:
+        """Return the user (name or number) that connects to unix sockets; empty: root, or none."""
+
+    def agent_answers(self, machine: str) -> bool:
+        """Tell whether the guest agent of a running machine answers."""
+
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a power state and return when it is reached."""
+
+    def switch_off(self, machine: str) -> None:
+        """Switch a machine off at once, as if the power were cut; no error if it is off."""
 
     def delete(self, machine: str, *, disks: bool) -> None:
         """Remove a machine, with its disks if asked."""

@@ -1,16 +1,20 @@
 """Backing up a disk image or a block device of this host."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ruchu.blocks.devices import BlockReader
 from ruchu.blocks.files import FileReader
-from ruchu.errors import NotFound, Unsupported
+from ruchu.blocks.formats import opening
+from ruchu.errors import NotFound
 from ruchu.model.extents import Extent
 from ruchu.model.sources import Kind, Reason
-from ruchu.protection import bases, change_lists, plans
+from ruchu.protection import bases, change_lists, plans, trimming
 from ruchu.protection.running import Run
 from ruchu.protection.sampling import Sample
 from ruchu.repository.chains import Chain, ProtectedObject
@@ -20,16 +24,6 @@ from ruchu.repository.writing import PointWriter
 
 OBJECT_KIND = "image"
 DISK = "disk0"
-# Formats whose bytes are not those that a guest sees, by how they begin.
-_FORMATS = {
-    b"QFI\xfb": "qcow2",
-    b"KDMV": "VMDK",
-    b"COWD": "VMDK",
-    b"# Disk DescriptorFile": "VMDK",
-    b"vhdxfile": "VHDX",
-    b"conectix": "VHD",
-}
-_MAGIC_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +39,8 @@ class BackupResult:
         reasons: why it is not what was asked for, if it is not.
         sample: the cross-check of blocks that the change list leaves out; None without a list.
         source_changed: the image changed while it was read.
+        left_out: by reason, bytes that were not saved because they do not count.
+        image_format: format of the image that the disk was read out of; "raw" for none.
     """
 
     head: Head
@@ -55,6 +51,23 @@ class BackupResult:
     reasons: tuple[Reason, ...]
     sample: Sample | None
     source_changed: bool
+    left_out: Mapping[str, int]
+    image_format: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is backed up: the disk, and the files or the device that it lies in."""
+
+    disk: BlockReader
+    path: Path
+    image_format: str
+    files: tuple[Path, ...]
+    before: tuple[tuple[int, ...], ...]
+
+    def changed(self) -> bool:
+        """Tell whether a file is not what it was before it was opened."""
+        return _states(self.files) != self.before
 
 
 def back_up_image(
@@ -65,39 +78,76 @@ def back_up_image(
     changes: Path | None = None,
     run: Run | None = None,
 ) -> BackupResult:
-    """Back up a raw image or a block device; it is opened read-only.
+    """Back up the disk in an image, or a block device; it is opened read-only.
+
+    What is stored is what a guest sees, whatever the format of the image (`blocks.formats`).
 
     Args:
         repository: where to.
         name: the protected object, under which later runs find the chain again.
         path: the image or device.
         kind: a run without a base becomes a full.
-        changes: list of the ranges that changed since the base (`change_lists`); only these are
-            read. For a differential it must be relative to the last full.
+        changes: list of the ranges of the disk that changed since the base (`change_lists`); only
+            these are read. For a differential it must be relative to the last full.
         run: how.
 
     Raises:
         NotFound, UsageError: there is no such image, or the change list is wrong.
-        Unsupported: the image has a format of its own.
+        Unsupported: the image needs another one, or something that is not known here.
+        ImageDamaged: the image contradicts itself.
         ChainBusy: another run backs up the same object.
         Cancelled, Incomplete, StorageError: no point was made.
     """
-    run = run or Run()
+    files = opening.files_of(path)
+    before = _states(files)
+    with contextlib.ExitStack() as stack:
+        with FileReader(path) as file:
+            found = opening.format_of(file) if path.is_file() else opening.RAW
+        disk = stack.enter_context(opening.open_image(path))
+        source = _Source(disk, path, found, files, before)
+        return _back_up(repository, name, source, (kind, changes), run or Run())
+
+
+def back_up_bytes(
+    repository: Repository,
+    name: str,
+    path: Path,
+    kind: Kind,
+    changes: Path | None = None,
+    run: Run | None = None,
+) -> BackupResult:
+    """Back up a file or a block device byte for byte, whatever format it may have.
+
+    Arguments and errors are those of `back_up_image`.
+    """
+    before = _states((path,))
+    with FileReader(path) as disk:
+        source = _Source(disk, path, opening.RAW, (path,), before)
+        return _back_up(repository, name, source, (kind, changes), run or Run())
+
+
+def _back_up(
+    repository: Repository,
+    name: str,
+    source: _Source,
+    request: tuple[Kind, Path | None],
+    run: Run,
+) -> BackupResult:
     clock = repository.surroundings.clock
     began = clock.monotonic()
-    refuse_formats(path)
-    with FileReader(path) as source:
-        listed = change_lists.read(changes, source.size) if changes is not None else None
-        chain = _chain(repository, name, source.size)
-        with chain.exclusive("backup") as lock:
-            base = bases.choose(chain, kind)
-            with PointWriter(chain, lock, base.kind, base.head, level=run.level) as writer:
-                result = _save(source, chain, writer, listed, run, base.reasons)
+    kind, changes = request
+    size = source.disk.size
+    listed = change_lists.read(changes, size) if changes is not None else None
+    chain = _chain(repository, name, size)
+    with chain.exclusive("backup") as lock:
+        base = bases.choose(chain, kind)
+        with PointWriter(chain, lock, base.kind, base.head, level=run.level) as writer:
+            result = _save(source, chain, writer, listed, run, base.reasons)
     return replace(result, seconds=clock.monotonic() - began)
 
 
 def _save(
-    source: FileReader,
+    source: _Source,
     chain: Chain,
     writer: PointWriter,
     listed: list[Extent] | None,
@@ -106,54 +156,32 @@ def _save(
 ) -> BackupResult:
     """Copy the image and commit the point."""
     clock = chain.surroundings.clock
-    began, time, before = clock.monotonic(), clock.now(), _state(source.path)
+    began, time = clock.monotonic(), clock.now()
+    trims = trimming.survey({DISK: source.disk}, run.leave_out, chain.block_size, frozen=False)
+    job = plans.Job(source.disk, chain, writer, DISK, trims.get(DISK))
     plan = plans.everything()
     if listed is not None:
-        plan = plans.changes_only(source, listed, chain, writer, DISK, run)
-    names = (DISK, source.path.name)
-    progress = plans.carry_out(plan, source, chain, writer, names, run)
-    after = _state(source.path)
-    changed = after != before or after not in {(), (*after[:2], source.size, *after[3:])}
-    reasons += plan.reasons
-    writer.describe_disk(DISK, {**plan.facts(), "degraded": plans.reason_fields(reasons)})
+        plan = plans.changes_only(job, listed, run)
+    done = plans.carry_out(plan, job, source.path.name, run)
+    changed = source.changed()
+    reasons += plan.reasons + (job.trim.reasons if job.trim is not None else ())
+    degraded = {"degraded": plans.reason_fields(reasons)}
+    writer.describe_disk(DISK, {**plan.facts(), **done.facts(), **degraded})
     seconds = clock.monotonic() - began
-    facts = _facts(source.path, progress.data, seconds, source_changed=changed)
+    facts = _facts(source, done.progress.data, seconds, source_changed=changed)
     head = writer.commit(time, facts)
     return BackupResult(
         head=head,
-        size=source.size,
-        bytes_read=progress.data,
+        size=source.disk.size,
+        bytes_read=done.progress.data,
         bytes_stored=writer.bytes_stored,
         seconds=seconds,
         reasons=reasons,
         sample=plan.sample,
+        left_out=done.left_out,
         source_changed=changed,
+        image_format=source.image_format,
     )
-
-
-def refuse_formats(path: Path) -> None:
-    """Refuse a file of a format whose bytes are not those of the disk in it.
-
-    A device is taken as it is: what a guest wrote at its start must not decide.
-
-    Raises:
-        NotFound: it cannot be read.
-        Unsupported: it is such a file.
-    """
-    if not path.is_file():
-        return
-    try:
-        with path.open("rb") as file:
-            front = file.read(_MAGIC_BYTES)
-    except OSError as error:
-        raise NotFound(f"({path}: {error.strerror})") from None
-    for magic, name in _FORMATS.items():
-        if front.startswith(magic):
-            hint = (
-                f"Convert it (`qemu-img convert -O raw`), attach it (`qemu-nbd --read-only`) and "
-                f"back up the device, or back up the machine: `ruchu backup vm`. It is {name}."
-            )
-            raise Unsupported(f"({path} is a {name} image, not a raw one)", hint=hint)
 
 
 def _chain(repository: Repository, name: str, size: int) -> Chain:
@@ -161,21 +189,32 @@ def _chain(repository: Repository, name: str, size: int) -> Chain:
     return repository.find_chain(what) or repository.create_chain(what, size)
 
 
+def _states(paths: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return what tells changed files from unchanged ones; nothing does so for a device."""
+    return tuple(_state(path) for path in paths)
+
+
 def _state(path: Path) -> tuple[int, ...]:
-    """Return what tells a changed file from an unchanged one; nothing does so for a device."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise NotFound(f"({path}: {error.strerror})") from None
     if not stat.S_ISREG(status.st_mode):
         return ()
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _facts(path: Path, bytes_read: int, seconds: float, *, source_changed: bool) -> dict[str, Any]:
+def _facts(
+    source: _Source, bytes_read: int, seconds: float, *, source_changed: bool
+) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "bytes_read": bytes_read,
         "seconds": round(seconds, 3),
-        "source": os.fspath(path),
-        "device": path.is_block_device(),
+        "source": os.fspath(source.path),
+        "device": source.path.is_block_device(),
     }
+    if source.image_format != opening.RAW:
+        facts["format"] = source.image_format
     if source_changed:
         facts["source_changed"] = True
     return facts

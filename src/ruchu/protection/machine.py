@@ -11,13 +11,14 @@ from typing import Any
 from ruchu.errors import Cancelled, NotFound
 from ruchu.model import configurations
 from ruchu.model.machines import MachineSpec
-from ruchu.model.sources import ChangeRef, Kind, Reason, SnapshotOrder
+from ruchu.model.sources import ChangeRef, Consistency, Kind, Reason, SnapshotOrder
 from ruchu.platforms.contract import OpenRequest, Platform, SourceDisk, SourcePoint
-from ruchu.protection import bases, plans
+from ruchu.protection import bases, plans, trimming
 from ruchu.protection.bases import Base
 from ruchu.protection.plans import Plan
 from ruchu.protection.running import Run
 from ruchu.protection.sampling import Sample
+from ruchu.protection.trimming import Trim
 from ruchu.repository.chains import Chain, ProtectedObject
 from ruchu.repository.heads import Head
 from ruchu.repository.locking import ChainLock
@@ -211,7 +212,11 @@ class MachineRun:
         chain, base = machine.chain, machine.base
         writer = PointWriter(chain, machine.lock, base.kind, base.head, level=self._run.level)
         with writer:
-            disks = [self._save_disk(machine, writer, point, disk) for disk in point.disks]
+            trims = self._survey(chain, point)
+            disks = [
+                self._save_disk(machine, writer, point, disk, trims.get(disk.key))
+                for disk in point.disks
+            ]
             _attach(writer, point.spec, secrets=chain.identity.encrypted)
             seconds = self._clock.monotonic() - machine.began
             bytes_read = sum(disk.bytes_read for disk in disks)
@@ -240,32 +245,40 @@ class MachineRun:
             return (Reason("reference-not-kept", str(error)),)
         return ()
 
+    def _survey(self, chain: Chain, point: SourcePoint) -> dict[str, Trim]:
+        """Return what may be left out of each disk."""
+        disks = {disk.key: disk for disk in point.disks}
+        frozen = point.consistency is not Consistency.CRASH
+        return trimming.survey(disks, self._run.leave_out, chain.block_size, frozen=frozen)
+
     def _save_disk(
-        self, machine: _Machine, writer: PointWriter, point: SourcePoint, disk: SourceDisk
+        self,
+        machine: _Machine,
+        writer: PointWriter,
+        point: SourcePoint,
+        disk: SourceDisk,
+        trim: Trim | None,
     ) -> "_SavedDisk":
-        plan = self._plan(machine, writer, point, disk)
-        names = (disk.key, f"{machine.spec.name}/{disk.key}")
-        progress = plans.carry_out(plan, disk, machine.chain, writer, names, self._run)
-        reasons = tuple(each for each in point.degraded if each.disk == disk.key) + plan.reasons
-        facts = {
-            **plan.facts(),
-            "bytes_read": progress.data,
-            "degraded": plans.reason_fields(reasons),
-        }
+        job = plans.Job(disk, machine.chain, writer, disk.key, trim)
+        plan = self._plan(machine, point, disk, job)
+        done = plans.carry_out(plan, job, f"{machine.spec.name}/{disk.key}", self._run)
+        reasons = plan.reasons + (trim.reasons if trim is not None else ())
+        told = tuple(each for each in point.degraded if each.disk == disk.key) + reasons
+        facts = {**plan.facts(), **done.facts(), "degraded": plans.reason_fields(told)}
         writer.describe_disk(disk.key, facts)
-        return _SavedDisk(disk.key, progress.data, plan, plan.reasons)
+        return _SavedDisk(disk.key, done.progress.data, plan, reasons)
 
     def _plan(
-        self, machine: _Machine, writer: PointWriter, point: SourcePoint, disk: SourceDisk
+        self, machine: _Machine, point: SourcePoint, disk: SourceDisk, job: plans.Job
     ) -> Plan:
-        if writer.base is None:
+        if job.writer.base is None:
             return plans.everything()
         if machine.request.base is None:
             text = "the base names no moment that changes could be told since"
             return plans.everything(Reason("no-reference", text, disk.key))
         changes = disk.changed()
         if changes is not None:
-            return plans.changes_only(disk, changes, machine.chain, writer, disk.key, self._run)
+            return plans.changes_only(job, changes, self._run)
         if any(reason.disk == disk.key for reason in point.degraded):
             return plans.everything()
         text = "the platform does not tell what changed"

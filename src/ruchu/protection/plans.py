@@ -1,7 +1,7 @@
 """What to read of a disk: what a list of changes says, if it can be trusted, or all of it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ruchu.blocks import copying
@@ -11,6 +11,7 @@ from ruchu.model.sources import Reason
 from ruchu.protection import sampling
 from ruchu.protection.running import Run
 from ruchu.protection.sampling import Sample
+from ruchu.protection.trimming import Trim
 from ruchu.repository.chains import Chain
 from ruchu.repository.writing import PointWriter
 
@@ -44,24 +45,49 @@ def everything(*reasons: Reason) -> Plan:
     return Plan(None, on_base=False, reasons=reasons)
 
 
-def changes_only(
-    source: BlockReader,
-    changes: Iterable[Extent],
-    chain: Chain,
-    writer: PointWriter,
-    disk: str,
-    run: Run,
-) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One disk that goes into a point.
+
+    Attributes:
+        source: the disk.
+        chain: where the point goes.
+        writer: the point being written; it knows the base.
+        disk: name of the disk in the point.
+        trim: what is left out of it; None for nothing.
+    """
+
+    source: BlockReader
+    chain: Chain
+    writer: PointWriter
+    disk: str
+    trim: Trim | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done with one disk: the copy, and by reason the bytes that were left out of it."""
+
+    progress: copying.Progress
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for the disk in the head."""
+        facts: dict[str, Any] = {"bytes_read": self.progress.data}
+        if self.left_out:
+            facts["left_out"] = dict(self.left_out)
+        return facts
+
+
+def changes_only(job: Job, changes: Iterable[Extent], run: Run) -> Plan:
     """Return the plan to read what changed since the base, or everything if that will not do.
 
     Args:
-        source: the disk.
+        job: the disk.
         changes: sorted extents.
-        chain: where the base is.
-        writer: the point being written; it knows the base.
-        disk: name of the disk in the point.
         run: how many unchanged blocks to cross-check.
     """
+    source, disk, writer, block = job.source, job.disk, job.writer, job.chain.block_size
     if writer.base is None:
         # A full reads everything, whatever is known.
         return everything()
@@ -75,10 +101,13 @@ def changes_only(
     if base_map.size < source.size:
         listed.append(Extent(base_map.size, source.size - base_map.size))
         listed.sort(key=lambda extent: extent.start)
-    blocks = list(aligned(listed, chain.block_size, source.size))
-    base_disk = chain.disk(writer.base, entry)
+    blocks = list(aligned(listed, block, source.size))
+    base_disk = job.chain.disk(writer.base, entry)
+    looked = job.trim.unlooked(blocks, block) if job.trim is not None else blocks
     draw = (run.choose, run.sample)
-    sample = sampling.check(source, base_disk, blocks, chain.block_size, draw)
+    sample = sampling.check(
+        source, base_disk, looked, block, draw, zeros_may_be_stale=job.trim is not None
+    )
     if sample.differs_at is not None:
         text = f"the map of changes leaves out a change at byte {sample.differs_at}"
         reason = Reason("sample-mismatch", text, disk)
@@ -86,22 +115,22 @@ def changes_only(
     return Plan(blocks, on_base=True, sample=sample)
 
 
-def carry_out(
-    plan: Plan, source: BlockReader, chain: Chain, writer: PointWriter, names: tuple[str, str],
-    run: Run,
-) -> copying.Progress:  # fmt: skip
-    """Copy what a plan says into the point; `names` are those of the disk and of its progress."""
-    disk, label = names
-    target = writer.open_disk(disk, source.size, on_base=plan.on_base)
+def carry_out(plan: Plan, job: Job, label: str, run: Run) -> Done:
+    """Copy what a plan says into the point; `label` is the name of its progress."""
+    target = job.writer.open_disk(job.disk, job.source.size, on_base=plan.on_base)
     extents = plan.extents
     if extents is None:
-        extents = list(aligned(source.extents(), chain.block_size, source.size))
+        extents = list(aligned(job.source.extents(), job.chain.block_size, job.source.size))
+    left_out: dict[str, int] = {}
+    if job.trim is not None:
+        extents, left_out = job.trim.trimmed(extents)
     progress = copying.Progress(total(extents))
     run.watch(label, progress)
-    return copying.copy(
-        source, extents, target,
+    copying.copy(
+        job.source, extents, target,
         workers=run.workers, progress=progress, cancelled=run.cancelled,
     )  # fmt: skip
+    return Done(progress, left_out)
 
 
 def reason_fields(reasons: Iterable[Reason]) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ class Run:
         cancelled: asked before each piece; the run ends with Cancelled once it says yes.
         choose: picks the blocks of the cross-check.
         sample: blocks of a disk that are cross-checked; 0 turns it off.
+        leave_out: what does not count in the guest and is not saved (`guests.extraction`).
     """
 
     level: int = codec.LEVEL_DEFAULT
@@ -31,3 +32,4 @@ class Run:
     cancelled: Callable[[], bool] = lambda: False
     choose: random.Random = field(default_factory=random.SystemRandom)
     sample: int = 64
+    leave_out: frozenset[str] = frozenset()

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruchu.errors import Cancelled, Incomplete, NotFound, StorageError, Unsupported, UsageError
+from ruchu.blocks.files import FileReader
+from ruchu.blocks.formats import opening, presenting
+from ruchu.errors import (
+    Cancelled,
+    ImageDamaged,
+    Incomplete,
+    NotFound,
+    StorageError,
+    Unsupported,
+    UsageError,
+)
 from ruchu.model.sources import Kind
 from ruchu.protection import change_lists, image, sampling
 from ruchu.protection.image import back_up_image
@@ -140,12 +150,35 @@ def test_a_fault_makes_no_point(back_up, repository, storage, clock, rng, verb, 
     assert content(repository, back_up()) == path.read_bytes()
 
 
-@pytest.mark.parametrize("magic", list(image._FORMATS))
-def test_formats_are_refused(path, repository, magic):
-    path.write_bytes(magic + bytes(100))
-    with pytest.raises(Unsupported):
+@pytest.mark.parametrize("magic", list(opening._MAGICS))
+def test_damaged_images_are_refused_but_not_as_bytes(path, repository, magic, run):
+    path.write_bytes(magic + bytes(2000))
+    with pytest.raises((ImageDamaged, Unsupported)):
         back_up_image(repository, "o", path, Kind.FULL)
     assert not repository.chain_ids()
+    done = image.back_up_bytes(repository, "o", path, Kind.FULL, run=run)
+    assert content(repository, done) == path.read_bytes()
+    assert done.image_format == "raw"
+
+
+@pytest.mark.parametrize("image_format", presenting.FORMATS)
+def test_what_is_stored_is_what_a_guest_sees(path, repository, tmp_path, run, image_format):
+    path.write_bytes(path.read_bytes() + bytes(507))
+    with FileReader(path) as device:
+        shown = presenting.present(device, image_format, "shown")
+        for name, disk in shown.files.items():
+            whole = bytearray(disk if isinstance(disk, bytes) else disk.size)
+            if not isinstance(disk, bytes):
+                disk.read_into(0, memoryview(whole))
+            (tmp_path / name).write_bytes(whole)
+    done = back_up_image(repository, "o", tmp_path / shown.main, Kind.FULL, run=run)
+    assert content(repository, done) == path.read_bytes()
+    assert done.image_format == image_format
+    assert done.head.facts.get("format", "raw") == image_format
+    assert not done.source_changed
+    again = back_up_image(repository, "o", tmp_path / shown.main, Kind.INCREMENTAL, run=run)
+    assert again.head.parent == done.head.point
+    assert again.bytes_stored < 2000
 
 
 def test_what_is_no_image(tmp_path, repository):

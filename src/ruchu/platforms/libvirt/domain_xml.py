@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ruchu.errors import PlatformError
 from ruchu.model import ids
-from ruchu.model.machines import DiskSpec, MachineSpec, NicSpec
+from ruchu.model.machines import DiskSpec, MachineSpec, NicSpec, ServedDisk
 
 # Formats that can hold a dirty bitmap across a restart of the machine.
 TRACKED_FORMATS = frozenset({"qcow2"})
@@ -20,6 +20,10 @@ XML_MAX = 16 * 1024 * 1024
 _UNITS = {"b": 1, "bytes": 1, "KB": 10**3, "k": 2**10, "KiB": 2**10, "MB": 10**6, "M": 2**20}
 _UNITS |= {"MiB": 2**20, "GB": 10**9, "G": 2**30, "GiB": 2**30, "TB": 10**12, "T": 2**40}
 _UNITS |= {"TiB": 2**40}
+# A guest waits so long for a server that went away: an export is started again within seconds.
+# libvirt 9.0 and older leave this out; then QEMU holds the machine, which goes on when resumed.
+RECONNECT_S = 300
+_ON_ERROR = {"error_policy": "stop", "rerror_policy": "stop"}
 # What a disk element keeps besides its source and driver when its image moves.
 _DISK_STATE = ("backingStore", "mirror", "auth", "source", "encryption", "transient")
 
@@ -44,17 +48,19 @@ class Changes:
         new_macs: give each card a new address.
         nvram: path of the new variable store, empty for none.
         new_identity: the machine stands beside the old one.
+        isolated: the links of all cards are down.
     """
 
     name: str
     uuid: str
-    images: Mapping[str, NewImage]
+    images: Mapping[str, "NewImage | ServedDisk"]
     vcpus: int | None = None
     memory: int | None = None
     networks: Mapping[str, str] = field(default_factory=dict)
     new_macs: bool = False
     nvram: str = ""
     new_identity: bool = False
+    isolated: bool = False
 
 
 def new_uuid() -> str:
@@ -229,7 +235,9 @@ def _set_size(root: ET.Element, changes: Changes) -> None:
             _drop(processor, "numa")
 
 
-def _set_disks(root: ET.Element, spec: MachineSpec, images: Mapping[str, NewImage]) -> None:
+def _set_disks(
+    root: ET.Element, spec: MachineSpec, images: Mapping[str, NewImage | ServedDisk]
+) -> None:
     devices = _child(root, "devices")
     present = dict(disk_elements(root))
     for key, element in present.items():
@@ -251,13 +259,57 @@ def _new_disk(devices: ET.Element, disk: DiskSpec) -> ET.Element:
     return element
 
 
-def _set_image(element: ET.Element, image: NewImage) -> None:
+def with_images(text: str, images: Mapping[str, NewImage]) -> str:
+    """Return a definition with other images for some of its disks."""
+    root = parse(text)
+    for key, element in disk_elements(root):
+        if key in images:
+            _set_image(element, images[key])
+    return ET.tostring(root, encoding="unicode")
+
+
+def disk_source(image: NewImage) -> str:
+    """Return the definition of a disk by its image alone, as a block copy wants it."""
+    element = ET.Element("disk", {"device": "disk"})
+    _set_image(element, image)
+    return ET.tostring(element, encoding="unicode")
+
+
+def _set_image(element: ET.Element, image: NewImage | ServedDisk) -> None:
     _drop(element, *_DISK_STATE)
-    element.set("type", "file")
+    served = isinstance(image, ServedDisk)
+    was_served = element.get("type") == "network"
+    element.set("type", "network" if served else "file")
     driver = _child(element, "driver")
+    for name, value in _ON_ERROR.items():
+        if served:
+            driver.set(name, value)
+        elif was_served and driver.get(name) == value:
+            driver.attrib.pop(name)
     driver.set("name", driver.get("name", "qemu"))
-    driver.set("type", image.format)
-    ET.SubElement(element, "source", {"file": image.path})
+    driver.set("type", "raw" if isinstance(image, ServedDisk) else image.format)
+    if isinstance(image, ServedDisk):
+        element.append(_served_source(image))
+        # These need a file or device of the host.
+        for name in ("io", "iothread"):
+            if driver.get(name) == "native":
+                driver.attrib.pop(name)
+    else:
+        ET.SubElement(element, "source", {"file": image.path})
+
+
+def _served_source(disk: ServedDisk) -> ET.Element:
+    source = ET.Element("source", {"protocol": disk.protocol, "name": disk.path})
+    if disk.protocol == "nfs":
+        ET.SubElement(source, "host", {"name": disk.host})
+        ET.SubElement(source, "identity", {"user": "+0", "group": "+0"})
+        return source
+    if disk.socket:
+        ET.SubElement(source, "host", {"transport": "unix", "socket": disk.socket})
+    else:
+        ET.SubElement(source, "host", {"name": disk.host, "port": str(disk.port)})
+    ET.SubElement(source, "reconnect", {"delay": str(RECONNECT_S)})
+    return source
 
 
 def _set_interface(element: ET.Element, changes: Changes) -> None:
@@ -276,6 +328,8 @@ def _set_interface(element: ET.Element, changes: Changes) -> None:
         # 52:54:00 is the prefix that QEMU and libvirt use for such addresses.
         address = ":".join(f"{byte:02x}" for byte in b"\x52\x54\x00" + secrets.token_bytes(3))
         element.insert(0, ET.Element("mac", {"address": address}))
+    if changes.isolated:
+        _child(element, "link").set("state", "down")
 
 
 def _memory(root: ET.Element) -> int:

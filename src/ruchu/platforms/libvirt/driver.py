@@ -7,24 +7,35 @@ such a host cannot be reached.
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Self
 
 from ruchu.clock import SYSTEM, Clock
 from ruchu.errors import NotFound, SourceBusy
-from ruchu.model.machines import MachineSpec, MachineSummary, Placement, PowerState
+from ruchu.model.machines import (
+    MachineSpec,
+    MachineSummary,
+    Placement,
+    PowerState,
+    ServedDisk,
+)
 from ruchu.platforms.contract import (
     Capabilities,
+    Landing,
+    Mirrored,
     OpenRequest,
     RestoreSession,
     SourcePoint,
 )
 from ruchu.platforms.libvirt import (
+    agent,
     hosts,
+    instants,
     inventory,
     leftovers,
     machines,
+    mirroring,
     naming,
     power,
     quiesce,
@@ -32,6 +43,7 @@ from ruchu.platforms.libvirt import (
 )
 from ruchu.platforms.libvirt.capture import Capture, Settings, Target
 from ruchu.platforms.libvirt.client import Client, translated
+from ruchu.platforms.libvirt.landing import DiskLanding
 from ruchu.platforms.libvirt.offline import OfflineCapture
 from ruchu.platforms.libvirt.running import RunningCapture
 
@@ -175,10 +187,50 @@ class LibvirtPlatform:
         """Begin to restore a machine. Leaving without `finish` removes everything created."""
         return machines.Restore(self._client, self._settings, spec, placement)
 
+    def run_from(self, spec: MachineSpec, placement: Placement, disks: Sequence[ServedDisk]) -> str:
+        """Define a machine whose disks are served from elsewhere, and start it; return its id."""
+        return instants.run(self._client, self._settings, spec, placement, tuple(disks))
+
+    def mirror(
+        self,
+        machine: str,
+        placement: Placement,
+        watch: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> Mirrored:
+        """Move a machine that runs from served disks into images, by block copy and pivot."""
+        domain = self._client.domain(machine)
+        targets = instants.targets(domain, placement)
+        return mirroring.mirror(self._client, self._settings, domain, targets, watch, cancelled)
+
+    def landing(
+        self, machine: str, placement: Placement, token: str
+    ) -> AbstractContextManager[Landing]:
+        """Begin to move a machine that runs from served disks into images, by our means."""
+        domain = self._client.domain(machine)
+        targets = instants.targets(domain, placement)
+        return DiskLanding(self._client, self._settings, domain, targets, token)
+
+    def revive(self, machine: str) -> str:
+        """Let a machine go on whose served disks were gone for a while."""
+        return power.revive(self._client.domain(machine), self._settings.clock)
+
+    def socket_owner(self) -> str:
+        """Return the number of QEMU's user on this host; empty if it is root or not told."""
+        return instants.qemu_user(self._client)
+
+    def agent_answers(self, machine: str) -> bool:
+        """Tell whether the guest agent of a running machine answers."""
+        return agent.answers(self._client.domain(machine))
+
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a power state and return when it is reached."""
         domain = self._client.domain(machine)
         power.bring_to(domain, state, self._settings.clock, self._shutdown_limit_s)
+
+    def switch_off(self, machine: str) -> None:
+        """Switch a machine off at once."""
+        power.bring_to(self._client.domain(machine), PowerState.OFF, self._settings.clock, 0)
 
     def delete(self, machine: str, *, disks: bool) -> None:
         """Remove a machine that is off, with its disks if asked."""

@@ -14,6 +14,8 @@ from ruchu.platforms.libvirt.hosts import Host
 # A state that libvirt was told to reach, and that needs no guest to cooperate.
 STATE_LIMIT_S = 60.0
 POLL_S = 0.1
+# A request that fails again does so within milliseconds of the resume.
+RETRY_LIMIT_S = 3.0
 # All that libvirt remembers of a machine besides its definition.
 _UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -45,6 +47,30 @@ def bring_to(domain: Domain, state: PowerState, clock: Clock, shutdown_limit_s: 
             domain.suspend()
         if not _reached(domain, state, clock, STATE_LIMIT_S):
             raise PlatformError(f"{domain.name()} is not {state.value} after {STATE_LIMIT_S:g} s")
+
+
+def revive(domain: Domain, clock: Clock) -> str:
+    """Let a machine go on that was held when its disks failed; return what was done.
+
+    QEMU tries the failed requests again at once. If it is held again, it has given the server up:
+    libvirt 9.0 and older cannot tell QEMU to connect again.
+    """
+    with translated(f"machine {domain.name()}"):
+        found = quiesce.state(domain)
+        if found is PowerState.OFF:
+            domain.create()
+            return "started"
+        if found is PowerState.RUNNING:
+            return ""
+        domain.resume()
+        deadline = clock.monotonic() + RETRY_LIMIT_S
+        while clock.monotonic() < deadline:
+            if quiesce.state(domain) is PowerState.PAUSED:
+                domain.destroy()
+                domain.create()
+                return "restarted"
+            clock.sleep(POLL_S)
+        return "resumed"
 
 
 def remove(domain: Domain, host: Host, *, disks: bool) -> None:

@@ -29,6 +29,8 @@ AGENT_LIMIT_S = 20
 POLL_S = 0.05
 IMAGE_LIMIT_S = 120.0
 MEMORY = 160 * MIB
+# A request of 350 KB makes the agent fall over; this is an eighth of it.
+PUT_CHUNK = 24 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Guest:
     uuid: str
     directory: Path
     disks: dict[str, Path] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
 
     def connect(self) -> contextlib.closing[Any]:
         """Open an own connection to libvirt."""
@@ -123,6 +126,27 @@ class Guest:
             raise GuestAgentError(f"`{command}`: {state.get('exitcode')}: {output}{said}")
         return output
 
+    def put(self, path: str, content: bytes, *, executable: bool = False) -> None:
+        """Write a file in the guest; a program that is put there must be linked statically."""
+        handle = self.agent("guest-file-open", {"path": path, "mode": "w"})
+        for start in range(0, len(content), PUT_CHUNK):
+            text = base64.b64encode(content[start : start + PUT_CHUNK]).decode()
+            self.agent("guest-file-write", {"handle": handle, "buf-b64": text})
+        self.agent("guest-file-close", {"handle": handle})
+        if executable:
+            self.run(f"chmod 755 {shlex.quote(path)}")
+
+    def bring_up_network(self) -> str:
+        """Give the guest its address in QEMU's user network; return the host's address there.
+
+        What the host serves on 127.0.0.1 is at that address, on the same port.
+        """
+        self.run(
+            "ip link set lo up; ip link set eth0 up; ip addr replace 10.0.2.15/24 dev eth0; "
+            "ip route replace default via 10.0.2.2"
+        )
+        return "10.0.2.2"
+
     def write(self, path: str, size: int) -> str:
         """Write random bytes to a file in the guest, sync, and return their SHA-256."""
         quoted = shlex.quote(path)
@@ -178,13 +202,18 @@ def defined(
     *,
     prefix: str = "ruchu-test",
     agent: bool = True,
+    modules: Sequence[str] = (),
 ) -> Iterator[Guest]:
-    """Define a guest with new disks; at the end it and its directory are gone."""
+    """Define a guest with new disks; at the end it and its directory are gone.
+
+    `modules` are kernel modules that it loads beside its own: see `builder.boot_files`.
+    """
     # Short: socket paths are at most 107 bytes, and tests put sockets below this directory.
     directory = Path(tempfile.mkdtemp(prefix="rg-", dir="/var/tmp"))
     directory.chmod(0o755)
     identity = domain_xml.new_uuid()
-    guest = Guest(uri, f"{prefix}-{identity[:8]}", identity, directory)
+    name = f"{prefix}-{identity[:8]}"
+    guest = Guest(uri, name, identity, directory, modules=tuple(modules))
     try:
         for disk in disks:
             guest.disks[disk.key] = make_image(directory, disk, guest.name)
@@ -203,9 +232,10 @@ def booted(
     *,
     prefix: str = "ruchu-test",
     agent: bool = True,
+    modules: Sequence[str] = (),
 ) -> Iterator[Guest]:
-    """Define and boot a guest; at the end it and its directory are gone."""
-    with defined(uri, disks, prefix=prefix, agent=agent) as guest:
+    """Define and boot a guest, as `defined` does; at the end it and its directory are gone."""
+    with defined(uri, disks, prefix=prefix, agent=agent, modules=modules) as guest:
         guest.start(wait=agent)
         yield guest
 
@@ -257,7 +287,7 @@ def make_image(directory: Path, disk: GuestDisk, name: str) -> Path:
 
 def machine_xml(guest: Guest, disks: Sequence[GuestDisk], *, agent: bool = True) -> str:
     """Return the libvirt definition of a guest."""
-    files = builder.boot_files()
+    files = builder.boot_files(modules=guest.modules)
     kind = builder.machine_type()
     processor = (
         "<cpu mode='host-passthrough'/>" if kind == "kvm" else "<cpu><model>qemu64</model></cpu>"

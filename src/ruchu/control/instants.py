@@ -1,0 +1,169 @@
+"""Instant restores of this host: started, listed, resumed, stopped, migrated."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ruchu import commands
+from ruchu.control import points
+from ruchu.control.platforms import Platforms
+from ruchu.control.storages import Storages
+from ruchu.errors import RuchuError, UsageError
+from ruchu.recovery import instants, keeping, migration
+from ruchu.recovery.instant_records import Instant, Instants
+from ruchu.recovery.instants import InstantRestores, Launched
+from ruchu.recovery.running import Run
+
+# The port stays over a restart, since clients connect again to the one that they found.
+NFS_PORT = 2049
+RUNTIME_VARIABLE = "RUCHU_RUNTIME"
+
+
+def runtime_directory() -> Path:
+    """Return where sockets are: short, and empty after a restart of the host."""
+    if named := os.environ.get(RUNTIME_VARIABLE):
+        return Path(named)
+    if os.getuid() == 0:
+        return Path("/run/ruchu")
+    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/ruchu-{os.getuid()}")) / "ruchu"  # noqa: S108 - prepared with 0711
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What instant restores need of this host: its storages, its platforms."""
+
+    storages: Storages
+    platforms: Platforms
+
+    @property
+    def known(self) -> Instants:
+        """The instant restores."""
+        return Instants(self.storages.registry.directory / "instants", runtime_directory())
+
+    def restores(self, owner: str = "") -> InstantRestores:
+        """Return what starts and ends them; `owner` is QEMU's user."""
+        return InstantRestores(self.known, lambda instant: self._launch(instant, owner))
+
+    def _launch(self, instant: Instant, owner: str) -> Launched:
+        """Start the export of an instant restore as a process of its own."""
+        entry = self.storages.registry.storage(instant.storage)
+        if entry.secret == "prompt":  # noqa: S105 - the name of a method
+            hint = "Let the state remember a file: `ruchu storage rotate`, or `adopt` it with one."
+            raise UsageError(f"(the passphrase of {entry.name} can only be asked for)", hint=hint)
+        known = self.known
+        log = known.folder(instant) / "export.log"
+        args = [sys.executable, "-m", "ruchu", "--state", str(self.storages.registry.directory)]
+        args += ["export", instant.protocol, instant.point]
+        args += [f"--disk={key}" for key in instant.disks]
+        args += [f"--writable={instant.cache}", f"--control={known.control(instant)}"]
+        if instant.protocol == "nbd":
+            args += [f"--socket={known.nbd(instant)}"]
+        else:
+            args += [
+                f"--listen={instant.host}:{NFS_PORT}",
+                "--portmapper",
+                f"--path={instant.export}",
+            ]
+            args += [f"--nbd-socket={known.nbd(instant)}"]
+            args += [f"--allow={network}" for network in instant.clients]
+        if owner:
+            args += [f"--socket-owner={owner}"]
+        pid = commands.start_detached(args, log=str(log))
+        return Launched(lambda: _lives(pid), lambda: instants.log_text(log))
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process of ours runs; one that ended is taken note of."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return False
+
+
+def start(services: Services, prefix: str, order: instants.Order) -> dict[str, Any]:
+    """Run a machine of a point; see `recovery.instants`."""
+    found = points.find(services.storages, prefix)
+    entry = services.platforms.entry(order.platform or None)
+    order = replace(order, storage=found.storage, platform=entry.name)
+    with services.platforms.open(entry) as platform:
+        restores = services.restores(platform.socket_owner())
+        done = restores.start(platform, found.chain, found.head, order)
+    return {
+        **restores.fields(done.instant),
+        "seconds_served": round(done.served_s, 3),
+        "seconds_started": round(done.started_s, 3),
+        "seconds_agent": round(done.agent_s, 3) if done.agent_s is not None else None,
+    }
+
+
+def listed(services: Services) -> list[dict[str, Any]]:
+    """Return all instant restores."""
+    restores = services.restores()
+    return [restores.fields(instant) for instant in services.known.all()]
+
+
+def resume(services: Services, name: str | None) -> list[dict[str, Any]]:
+    """Start again what does not run, of one instant restore or of all; one's failure is its own."""
+    known = services.known
+    chosen = known.all() if name is None else [known.find(name)]
+    found = []
+    for instant in chosen:
+        line: dict[str, Any] = {"instant": instant.id, "name": instant.name}
+        try:
+            entry = services.platforms.entry(instant.platform)
+            with services.platforms.open(entry) as platform:
+                line["resumed"] = services.restores(platform.socket_owner()).resume(
+                    platform, instant
+                )
+        except RuchuError as error:
+            if name is not None:
+                raise
+            line["error"] = str(error)
+        found.append(line)
+    return found
+
+
+def stop(services: Services, name: str, *, keep: bool, run: Run) -> dict[str, Any]:
+    """End an instant restore; with `keep`, what was written becomes a new point first."""
+    instant = services.known.find(name)
+    entry = services.platforms.entry(instant.platform)
+    kept: list[str] = []
+
+    def keep_point() -> None:
+        found = points.find(services.storages, instant.point)
+        kept.append(keeping.keep(found.chain, found.head, instant, run).point)
+
+    with services.platforms.open(entry) as platform:
+        services.restores().stop(platform, instant, keep_point if keep else None)
+    return {"instant": instant.id, "name": instant.name, "kept": kept[0] if kept else None}
+
+
+def migrate(
+    services: Services, name: str, order: migration.Order, run: Run, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Move an instant restore to production, then end what served it."""
+    instant = services.known.find(name)
+    found = points.find(services.storages, instant.point)
+    entry = services.platforms.entry(instant.platform)
+    with services.platforms.open(entry) as platform:
+        if instant.state != "moved":
+            work = migration.Migration(services.known, instant, found.chain, found.head, order, run)
+            done = work.migrate(platform)
+        else:
+            tell(f"{instant.name} was moved before; tidying up")
+            done = migration.Migrated(order.method, 0, 0, 0, 0.0, 0.0)
+        services.restores().stop(platform, services.known.find(instant.id), None)
+    return {
+        "instant": instant.id,
+        "machine": instant.machine,
+        "name": instant.name,
+        "method": done.method,
+        "size": done.size,
+        "bytes": done.bytes,
+        "rounds": done.rounds,
+        "pause_s": round(done.pause_s, 3),
+        "seconds": round(done.seconds, 3),
+    }

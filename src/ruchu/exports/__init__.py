@@ -1,0 +1,1 @@
+"""Serving a disk to those who read and write disks: NBD, NFS, iSCSI."""

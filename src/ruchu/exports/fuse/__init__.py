@@ -1,0 +1,1 @@
+"""A mount of a point: its disks as files, its file systems as trees (FUSE, see fuse(4))."""

@@ -1,0 +1,1 @@
+"""Disks served over NBD: handshake, transmission, and the server around them."""

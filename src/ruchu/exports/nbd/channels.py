@@ -1,0 +1,208 @@
+"""The bytes between server and client: a socket in the clear, or with TLS over it.
+
+One thread receives; any thread sends, one message at a time. A client that stops in the middle of a
+message, or takes nothing from us, is given up after `STALL_S`; one that is idle between two
+messages is not.
+"""
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from typing import Final, Protocol
+
+# A host that was suspended or a network that rebuilds its routes is back within it.
+STALL_S: Final = 60
+_TLS_PIECE: Final = 256 * 1024
+
+
+class Channel(Protocol):
+    """What a connection is served over."""
+
+    def receive(self, view: memoryview) -> bool:
+        """Fill the view; return False if the client left before its first byte.
+
+        Raises:
+            OSError: it left, or stalled, in the middle.
+        """
+
+    def send(self, head: bytes, data: bytes | bytearray | memoryview = b"") -> None:
+        """Send both as one message.
+
+        Raises:
+            OSError: the client is gone or takes nothing; nothing can be sent any more.
+        """
+
+    def end_receiving(self) -> None:
+        """Let `receive` find that the client left; sending goes on."""
+
+    def abort(self) -> None:
+        """Break the connection; whoever sends or receives gets an error."""
+
+    def close(self) -> None:
+        """Give the socket back; nobody uses it any more."""
+
+
+class _SocketChannel:
+    def __init__(self, connected: socket.socket, stall_s: float) -> None:
+        self._socket = connected
+        self._sending = threading.Lock()
+        # Limits in the kernel: they cost no system call, as a timeout of the socket object would.
+        limit = struct.pack("ll", int(stall_s), int(stall_s % 1 * 1_000_000))
+        connected.setblocking(True)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        if connected.family != socket.AF_UNIX:
+            # Replies are small and awaited: never hold one back. A peer that lost power is found.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def end_receiving(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class PlainChannel(_SocketChannel):
+    """A socket in the clear."""
+
+    def __init__(self, connected: socket.socket, stall_s: float = STALL_S) -> None:
+        super().__init__(connected, stall_s)
+        self._stall_s = stall_s
+        self._receive_into = connected.recv_into
+        self._sendmsg = connected.sendmsg
+
+    def receive(self, view: memoryview) -> bool:
+        """Fill the view; return False if the client left before its first byte."""
+        wanted, done = len(view), 0
+        while True:
+            try:
+                count = self._receive_into(view[done:] if done else view, 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                if not done:
+                    continue
+                raise
+            done += count
+            if done == wanted:
+                return True
+            if not count:
+                return _left(done)
+
+    def send(self, head: bytes, data: bytes | bytearray | memoryview = b"") -> None:
+        """Send both as one message."""
+        with self._sending:
+            sent = self._sendmsg((head, data))
+            if sent != len(head) + len(data):
+                self._send_rest(head, data, sent)
+
+    def _send_rest(self, head: bytes, data: bytes | bytearray | memoryview, sent: int) -> None:
+        try:
+            if sent < len(head):
+                self._socket.sendall(head[sent:])
+                sent = len(head)
+            rest = memoryview(data)[sent - len(head) :]
+            while rest:
+                rest = rest[self._socket.send(rest) :]
+        except OSError:
+            # Half a message is out; nothing that follows could be understood.
+            self.abort()
+            raise
+
+    def upgraded(self, context: ssl.SSLContext) -> "TlsChannel":
+        """Do the TLS handshake and return the channel over it; this one is of no use then."""
+        return TlsChannel(self._socket, context, self._stall_s)
+
+
+class TlsChannel(_SocketChannel):
+    """TLS over a socket.
+
+    A TLS session may not be read and written by two threads at a time, so the session works on
+    buffers, under a lock that is never held while waiting for the socket.
+    """
+
+    def __init__(
+        self, connected: socket.socket, context: ssl.SSLContext, stall_s: float = STALL_S
+    ) -> None:
+        super().__init__(connected, stall_s)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._state = threading.Lock()
+        self._handshake()
+
+    def _handshake(self) -> None:
+        while True:
+            try:
+                self._session.do_handshake()
+            except ssl.SSLWantReadError:
+                self._socket.sendall(self._outgoing.read())
+                if not self._take():
+                    raise ConnectionResetError("the client left during the TLS handshake") from None
+            except ssl.SSLError:
+                # The alert says to the client what is wrong, such as a missing certificate.
+                with contextlib.suppress(OSError):
+                    self._socket.sendall(self._outgoing.read())
+                raise
+            else:
+                self._socket.sendall(self._outgoing.read())
+                return
+
+    def receive(self, view: memoryview) -> bool:
+        """Fill the view; return False if the client left before its first byte."""
+        wanted, done = len(view), 0
+        while done < wanted:
+            try:
+                with self._state:
+                    count = self._session.read(wanted - done, view[done:])
+            except ssl.SSLWantReadError:
+                try:
+                    if not self._take():
+                        return _left(done)
+                except BlockingIOError:
+                    if done:
+                        raise
+                continue
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return _left(done)
+            if not count:
+                return _left(done)
+            done += int(count)
+        return True
+
+    def _take(self) -> bool:
+        data = self._socket.recv(_TLS_PIECE)
+        with self._state:
+            self._incoming.write(data)
+        return bool(data)
+
+    def send(self, head: bytes, data: bytes | bytearray | memoryview = b"") -> None:
+        """Send both as one message."""
+        with self._sending:
+            try:
+                self._encrypt_and_send(memoryview(head))
+                rest = memoryview(data)
+                for start in range(0, len(rest), _TLS_PIECE):
+                    self._encrypt_and_send(rest[start : start + _TLS_PIECE])
+            except OSError:
+                self.abort()
+                raise
+
+    def _encrypt_and_send(self, data: memoryview) -> None:
+        while data:
+            with self._state:
+                count = self._session.write(data)
+                encrypted = self._outgoing.read()
+            self._socket.sendall(encrypted)
+            data = data[count:]
+
+
+def _left(done: int) -> bool:
+    if done:
+        raise ConnectionResetError(f"the client left {done} bytes into a message")
+    return False

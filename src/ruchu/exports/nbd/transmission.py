@@ -1,0 +1,399 @@
+"""The transmission phase: requests of one connection, answered.
+
+One thread receives requests. It answers by itself what needs no waiting: reads that the device has
+at hand, and writes. Everything else goes to the pool, so that several requests of a connection are
+decoded at a time; what the pool made is sent by a second thread, so that a client that does not
+read its replies holds up nobody but itself.
+
+The protocol is doc/proto.md of github.com/NetworkBlockDevice/nbd ("Transmission phase").
+"""
+
+import errno
+import functools
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ruchu.blocks import nbd_messages as messages
+from ruchu.blocks import nbd_server_messages as replies
+from ruchu.blocks.nbd import STATE_HOLE, STATE_ZERO
+from ruchu.errors import NbdError, RuchuError, StorageFull
+from ruchu.exports.nbd.channels import Channel
+from ruchu.exports.nbd.handshake import ALLOCATION_ID, Agreed
+from ruchu.exports.nbd.workers import Budget, Pool
+from ruchu.model.extents import Content
+from ruchu.units import KIB, MIB
+
+# Data to write is handed to the device in pieces that end at multiples of it: this bounds memory
+# whatever is sent, and no block of a device is cut in two.
+WRITE_PIECE: Final = 1 * MIB
+# Zeros in what was read are found in pieces, and not sent: a chunk's head is 32 bytes.
+ZERO_PIECE: Final = 64 * KIB
+# A prefetch is a hint; more would push what is used out of the cache.
+PREFETCH_MAX: Final = 32 * MIB
+# An answer to a block status query: 32 KiB; the client asks again behind it.
+DESCRIPTORS_MAX: Final = 4096
+# What a request takes beside its data.
+REQUEST_COST: Final = 4 * KIB
+STATUS_COST: Final = 512 * KIB
+_ZEROS = bytes(ZERO_PIECE)
+
+_ALLOWED_FLAGS: Final = {
+    messages.CMD_READ: replies.FLAG_DONT_FRAGMENT,
+    messages.CMD_WRITE: replies.FLAG_FUA,
+    messages.CMD_FLUSH: 0,
+    messages.CMD_TRIM: replies.FLAG_FUA,
+    replies.CMD_CACHE: 0,
+    messages.CMD_WRITE_ZEROES: replies.FLAG_FUA | replies.FLAG_NO_HOLE | replies.FLAG_FAST_ZERO,
+    messages.CMD_BLOCK_STATUS: replies.FLAG_REQUEST_ONE,
+}
+_STATES: Final = {
+    Content.DATA: 0,
+    Content.ZERO: STATE_ZERO,
+    Content.HOLE: STATE_HOLE | STATE_ZERO,
+}
+_CHANGING: Final = {messages.CMD_WRITE, messages.CMD_TRIM, messages.CMD_WRITE_ZEROES}
+# proto.md: what would grow the disk fails for want of room.
+_GROWING: Final = {messages.CMD_WRITE, messages.CMD_WRITE_ZEROES}
+
+Failures = Callable[[str, Exception], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, without the data that may follow it."""
+
+    flags: int
+    command: int
+    cookie: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What connections share: threads, memory, and who is told of errors of a device."""
+
+    pool: Pool
+    budget: Budget
+    connection_bytes_max: int
+    failures: Failures
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    number: int
+    text: str
+
+
+class Transmission:
+    """The requests of one connection."""
+
+    def __init__(self, channel: Channel, agreed: Agreed, resources: Resources) -> None:
+        self._channel = channel
+        self._agreed = agreed
+        self._export = agreed.export
+        self._resources = resources
+        self._own_budget = Budget(resources.connection_bytes_max)
+        self._answers: queue.SimpleQueue[tuple[list[_Piece], int] | None] = queue.SimpleQueue()
+        self._sender: threading.Thread | None = None
+        self._buffer: memoryview | None = None
+        self._broken = False
+        self._commands: dict[int, Callable[[Request], list[_Piece] | _Failure]] = {
+            messages.CMD_READ: self._read,
+            messages.CMD_FLUSH: self._flush,
+            messages.CMD_TRIM: self._trim,
+            replies.CMD_CACHE: self._prefetch,
+            messages.CMD_WRITE_ZEROES: self._write_zeroes,
+            messages.CMD_BLOCK_STATUS: self._block_status,
+        }
+
+    def run(self) -> None:
+        """Serve until the client leaves; what it asked for before is done and answered.
+
+        Raises:
+            OSError: the client is gone or stalled.
+            NbdError: it broke the protocol.
+        """
+        try:
+            self._receive_requests()
+        finally:
+            self._own_budget.wait_until_unused()
+            if self._sender is not None:
+                self._answers.put(None)
+                self._sender.join()
+
+    def _receive_requests(self) -> None:
+        header = bytearray(replies.REQUEST_SIZE)
+        view = memoryview(header)
+        receive, unpack, send = self._channel.receive, replies.REQUEST.unpack, self._channel.send
+        peek, size, structured = self._export.peek, self._export.size, self._agreed.structured
+        while receive(view):
+            magic, flags, command, cookie, start, length = unpack(header)
+            if magic != messages.REQUEST_MAGIC:
+                raise NbdError(f"request with magic {magic:#x}")
+            # The one path that must be short: a small read of what the device has at hand.
+            if (
+                not command
+                and not flags
+                and 0 < length <= messages.PAYLOAD_MAX
+                and start + length <= size
+            ):
+                try:
+                    data = peek(start, length)
+                except Exception:  # noqa: BLE001 - the pool meets it again, and answers it
+                    data = None
+                if data is not None:
+                    if structured:
+                        head = replies.DATA_CHUNK.pack(
+                            messages.CHUNK_MAGIC, 1, 1, cookie, 8 + length, start
+                        )
+                    else:
+                        head = replies.SIMPLE_REPLY.pack(messages.SIMPLE_REPLY_MAGIC, 0, cookie)
+                    send(head, data)
+                    continue
+            if command == messages.CMD_DISCONNECT:
+                return
+            self._handle(Request(flags, command, cookie, start, length))
+
+    def _handle(self, request: Request) -> None:
+        failure = self._refusal(request)
+        if request.command == messages.CMD_WRITE:
+            self._take_write(request, failure)
+        elif failure is not None:
+            self._send(self._failed(request, failure))
+        else:
+            self._hand_over(request, self._commands[request.command])
+
+    def _refusal(self, request: Request) -> _Failure | None:
+        """Return why a request cannot be carried out, whatever the device says."""
+        command, end = request.command, request.start + request.length
+        allowed = _ALLOWED_FLAGS.get(command)
+        if allowed is None or request.flags & ~allowed:
+            return _Failure(replies.INVALID, f"command {command} with flags {request.flags:#x}")
+        if command in _CHANGING and not self._export.writable:
+            return _Failure(replies.NOT_PERMITTED, "the export is read-only")
+        if end > self._export.size and command != messages.CMD_FLUSH:
+            number = replies.NO_SPACE if command in _GROWING else replies.INVALID
+            return _Failure(number, f"the disk ends at {self._export.size}")
+        moves_data = command in {messages.CMD_READ, messages.CMD_WRITE}
+        if moves_data and request.length > messages.PAYLOAD_MAX:
+            return _Failure(replies.INVALID, f"more than {messages.PAYLOAD_MAX} bytes")
+        return self._refusal_of_state(request)
+
+    def _refusal_of_state(self, request: Request) -> _Failure | None:
+        if request.command == messages.CMD_TRIM and self._export.discard is None:
+            return _Failure(replies.INVALID, "trim was not offered")
+        if request.command == messages.CMD_BLOCK_STATUS:
+            if not self._agreed.allocation:
+                return _Failure(replies.INVALID, "no metadata context was selected")
+            if not request.length:
+                return _Failure(replies.INVALID, "a block status of nothing")
+        if request.flags & replies.FLAG_FAST_ZERO and (
+            self._export.discard is None or request.flags & replies.FLAG_NO_HOLE
+        ):
+            return _Failure(replies.NOT_SUPPORTED, "zeros that are stored are written")
+        return None
+
+    # ------------------------------------------------------------------------------- by the pool
+
+    def _hand_over(
+        self, request: Request, action: Callable[[Request], "list[_Piece] | _Failure"]
+    ) -> None:
+        """Have a request carried out by the pool; wait first if too much is in flight."""
+        cost = REQUEST_COST
+        if request.command == messages.CMD_READ:
+            cost += request.length
+        elif request.command == messages.CMD_BLOCK_STATUS:
+            cost += STATUS_COST
+        elif request.command == replies.CMD_CACHE:
+            cost += WRITE_PIECE
+        if self._sender is None:
+            self._sender = threading.Thread(
+                target=self._send_answers, name="nbd-sender", daemon=True
+            )
+            self._sender.start()
+        self._own_budget.take(cost)
+        self._resources.budget.take(cost)
+        self._resources.pool.submit(functools.partial(self._carry_out, request, action, cost))
+
+    def _carry_out(
+        self,
+        request: Request,
+        action: Callable[[Request], "list[_Piece] | _Failure"],
+        cost: int,
+    ) -> None:
+        pieces: list[_Piece] = []
+        try:
+            if not self._broken:
+                done = self._attempt(request, action)
+                pieces = self._failed(request, done) if isinstance(done, _Failure) else done
+        finally:
+            self._answers.put((pieces, cost))
+
+    def _attempt(
+        self, request: Request, action: Callable[[Request], "list[_Piece] | _Failure"]
+    ) -> "list[_Piece] | _Failure":
+        try:
+            return action(request)
+        except Exception as error:  # noqa: BLE001 - the boundary of a request: the client is told
+            return self._told(error)
+
+    def _told(self, error: Exception) -> _Failure:
+        self._resources.failures(self._export.name, error)
+        full = isinstance(error, StorageFull) or (
+            isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        )
+        if isinstance(error, MemoryError):
+            return _Failure(errno.ENOMEM, "out of memory")
+        if not isinstance(error, RuchuError | OSError):
+            # A defect of ours: the client gets an error, and we get the traceback.
+            thread = threading.current_thread()
+            details = (type(error), error, error.__traceback__, thread)
+            threading.excepthook(threading.ExceptHookArgs(details))
+        return _Failure(replies.NO_SPACE if full else replies.IO_ERROR, str(error))
+
+    def _read(self, request: Request) -> "list[_Piece] | _Failure":
+        start, length, cookie = request.start, request.length, request.cookie
+        buffer = bytearray(length)
+        self._export.device.read_into(start, memoryview(buffer))
+        if not self._agreed.structured:
+            return [(replies.simple_reply(cookie), buffer)]
+        if not length:
+            return [(replies.done_chunk(cookie), b"")]
+        if request.flags & replies.FLAG_DONT_FRAGMENT:
+            return [(replies.data_chunk(cookie, start, length, last=True), buffer)]
+        return _chunks(cookie, start, buffer)
+
+    def _flush(self, request: Request) -> "list[_Piece] | _Failure":
+        if self._export.flush is not None:
+            self._export.flush()
+        return self._done(request)
+
+    def _trim(self, request: Request) -> "list[_Piece] | _Failure":
+        assert self._export.discard is not None
+        try:
+            self._export.discard(request.start, request.length)
+        finally:
+            self._export.allocation.changed()
+        return self._flush(request) if request.flags & replies.FLAG_FUA else self._done(request)
+
+    def _write_zeroes(self, request: Request) -> "list[_Piece] | _Failure":
+        zero = self._export.zero
+        # What was discarded reads as zeros too, and takes no room.
+        if self._export.discard is not None and not request.flags & replies.FLAG_NO_HOLE:
+            zero = self._export.discard
+        assert zero is not None
+        try:
+            zero(request.start, request.length)
+        finally:
+            self._export.allocation.changed()
+        return self._flush(request) if request.flags & replies.FLAG_FUA else self._done(request)
+
+    def _prefetch(self, request: Request) -> "list[_Piece] | _Failure":
+        end = request.start + min(request.length, PREFETCH_MAX)
+        buffer = memoryview(bytearray(min(request.length, WRITE_PIECE)))
+        at = request.start
+        while at < end:
+            count = min(end - at, len(buffer))
+            if self._export.peek(at, count) is None:
+                self._export.device.read_into(at, buffer[:count])
+            at += count
+        return self._done(request)
+
+    def _block_status(self, request: Request) -> "list[_Piece] | _Failure":
+        most = 1 if request.flags & replies.FLAG_REQUEST_ONE else DESCRIPTORS_MAX
+        told = self._export.allocation.status(request.start, request.length, most)
+        found = [(length, _STATES[content]) for length, content in told]
+        return [(replies.status_chunk(request.cookie, ALLOCATION_ID, found, last=True), b"")]
+
+    # ---------------------------------------------------------------------------- by this thread
+
+    def _take_write(self, request: Request, failure: _Failure | None) -> None:
+        """Receive the data of a write, and store it if nothing speaks against it."""
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(WRITE_PIECE))
+        at, end = request.start, request.start + request.length
+        try:
+            while at < end:
+                piece = self._buffer[: min(end, (at // WRITE_PIECE + 1) * WRITE_PIECE) - at]
+                if not self._channel.receive(piece):
+                    raise ConnectionResetError("the client left during a write")
+                failure = failure or self._store(at, piece)
+                at += len(piece)
+        finally:
+            # Also when the client died in the middle: what came before is stored.
+            self._export.allocation.changed()
+        if failure is not None:
+            self._send(self._failed(request, failure))
+        elif request.flags & replies.FLAG_FUA:
+            self._hand_over(request, self._flush)
+        else:
+            self._send(self._done(request))
+
+    def _store(self, start: int, data: memoryview) -> _Failure | None:
+        assert self._export.write is not None
+        try:
+            self._export.write(start, data)
+        except Exception as error:  # noqa: BLE001 - the boundary of a request: the client is told
+            return self._told(error)
+        return None
+
+    def _done(self, request: Request) -> "list[_Piece]":
+        if self._agreed.structured:
+            return [(replies.done_chunk(request.cookie), b"")]
+        return [(replies.simple_reply(request.cookie), b"")]
+
+    def _failed(self, request: Request, failure: _Failure) -> "list[_Piece]":
+        if self._agreed.structured:
+            chunk = replies.error_chunk(request.cookie, failure.number, failure.text)
+            return [(chunk, b"")]
+        return [(replies.simple_reply(request.cookie, failure.number), b"")]
+
+    def _send(self, pieces: "list[_Piece]") -> None:
+        for head, data in pieces:
+            self._channel.send(head, data)
+
+    # -------------------------------------------------------------------------- by the sender
+
+    def _send_answers(self) -> None:
+        while (answer := self._answers.get()) is not None:
+            pieces, cost = answer
+            try:
+                if not self._broken:
+                    self._send(pieces)
+            except OSError:
+                # The receiving thread finds that the client is gone, and says so.
+                self._broken = True
+                self._channel.abort()
+            finally:
+                del answer, pieces
+                self._resources.budget.give_back(cost)
+                self._own_budget.give_back(cost)
+
+
+_Piece = tuple[bytes, bytes | bytearray | memoryview]
+
+
+def _chunks(cookie: int, start: int, buffer: bytearray) -> list[_Piece]:
+    """Return data and hole chunks of what was read; every piece of zeros is a hole."""
+    runs: list[list[int]] = []
+    for at in range(0, len(buffer), ZERO_PIECE):
+        count = min(ZERO_PIECE, len(buffer) - at)
+        zero = int(buffer.startswith(_ZEROS[:count] if count < ZERO_PIECE else _ZEROS, at))
+        if runs and runs[-1][2] == zero:
+            runs[-1][1] += count
+        else:
+            runs.append([at, count, zero])
+    view = memoryview(buffer)
+    pieces: list[_Piece] = []
+    for at, count, zero in runs:
+        last = at + count == len(buffer)
+        if zero:
+            pieces.append((replies.hole_chunk(cookie, start + at, count, last=last), b""))
+        else:
+            head = replies.data_chunk(cookie, start + at, count, last=last)
+            pieces.append((head, view[at : at + count]))
+    return pieces

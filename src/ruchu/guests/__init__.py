@@ -1,0 +1,1 @@
+"""What is inside disks: partitions, volumes, file systems, which bytes count, single files."""

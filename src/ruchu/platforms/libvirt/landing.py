@@ -1,0 +1,158 @@
+"""Our own migration's landing: new images beside a machine that runs from served disks.
+
+The images have names made from the migration's token until the switch, so that a migration that
+was interrupted finds them again. The switch saves the paused guest's memory, defines the machine
+anew with the new images, and lets it go on there: the guest sees a pause, not a restart. The memory
+lies on the host's disk meanwhile (virDomainSaveFlags of libvirt, with the new definition).
+"""
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import libvirt
+
+from ruchu.errors import AlreadyExists, UsageError
+from ruchu.model.machines import PowerState
+from ruchu.platforms.libvirt import domain_xml, images, instants, inventory, naming, power
+from ruchu.platforms.libvirt.capture import Settings
+from ruchu.platforms.libvirt.client import Client, Domain, translated
+from ruchu.platforms.libvirt.domain_xml import NewImage
+from ruchu.platforms.libvirt.machines import Sink
+
+# The definition as libvirt takes it back: without what it fills in at each start.
+_MOVABLE = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+TOKEN = re.compile(r"[0-9a-f]{8,32}")
+
+
+class DiskLanding:
+    """One migration of one machine, as a context manager."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        domain: Domain,
+        targets: Mapping[str, NewImage],
+        token: str,
+    ) -> None:
+        if not TOKEN.fullmatch(token):
+            raise UsageError(f"(token {token!r})")
+        self._client = client
+        self._settings = settings
+        self._host = settings.host
+        self._domain = domain
+        self._keys = instants.require_served(domain)
+        self._targets = {key: targets[key] for key in self._keys}
+        self._partial = {key: _partial(targets[key].path, token) for key in self._keys}
+        self._memory = f"{settings.socket_directory}/{naming.restore_mark(domain.UUIDString())}.mem"
+        self._servers = contextlib.ExitStack()
+        self._sinks: list[Sink] = []
+        self._continued = False
+
+    def __enter__(self) -> Self:
+        """Create the images, or find those of an interrupted migration, and serve them."""
+        try:
+            self._begin()
+        except BaseException:
+            self._servers.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Serve them no longer; they stay for the next landing with the same token."""
+        self._servers.close()
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """One sink for each disk, in the order of the machine."""
+        return tuple(self._sinks)
+
+    @property
+    def continued(self) -> bool:
+        """Whether the images were begun by an earlier landing."""
+        return self._continued
+
+    def pause(self) -> None:
+        """Hold the machine; QEMU finishes and flushes what it had begun."""
+        power.bring_to(self._domain, PowerState.PAUSED, self._settings.clock, 0)
+
+    def resume(self) -> None:
+        """Let the machine go on where it is."""
+        power.bring_to(self._domain, PowerState.RUNNING, self._settings.clock, 0)
+
+    def switch(self) -> bool:
+        """Let the paused machine go on from the new images, always with its memory.
+
+        Raises:
+            PlatformError: it could not be switched; it is paused, or its memory was given back.
+        """
+        for sink in self._sinks:
+            sink.flush()
+        self._servers.close()
+        domain, name = self._domain, self._domain.name()
+        with translated(f"switch of {name}"):
+            live_before = domain.XMLDesc(_MOVABLE)
+            live = domain_xml.with_images(live_before, self._targets)
+            before = domain.XMLDesc(inventory.CONFIG_FLAGS)
+            config = domain_xml.with_images(before, self._targets)
+            with contextlib.ExitStack() as undo:
+                for key in self._keys:
+                    self._host.sync(self._partial[key])
+                    if self._host.exists(self._targets[key].path):
+                        raise AlreadyExists(self._targets[key].path)
+                    self._host.rename(self._partial[key], self._targets[key].path)
+                    undo.callback(self._host.rename, self._targets[key].path, self._partial[key])
+                domain.saveFlags(self._memory, live, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+                undo.callback(self._host.remove, self._memory)
+                undo.callback(self._go_back, live_before)
+                self._client.connection().defineXML(config)
+                undo.callback(self._client.connection().defineXML, before)
+                self._client.connection().restoreFlags(
+                    self._memory, live, libvirt.VIR_DOMAIN_SAVE_RUNNING
+                )
+                undo.pop_all()
+            self._host.remove(self._memory)
+        return True
+
+    def abandon(self) -> None:
+        """Remove the images."""
+        self._servers.close()
+        for path in self._partial.values():
+            self._host.remove(path)
+
+    def _begin(self) -> None:
+        for key in self._keys:
+            self._host.make_directory(self._targets[key].path.rpartition("/")[0])
+            if self._host.exists(self._targets[key].path):
+                hint = "Choose another directory."
+                raise AlreadyExists(self._targets[key].path, hint=hint)
+        found = [self._host.exists(path) for path in self._partial.values()]
+        self._continued = all(found)
+        for key in self._keys:
+            path, image = self._partial[key], self._targets[key]
+            if not self._continued:
+                # One of several may be there: what it holds is not known any more.
+                self._host.remove(path)
+                size = int(self._domain.blockInfo(key)[0])
+                images.create(self._host, path, image.format, size)
+            mark = naming.restore_mark(self._domain.UUIDString())
+            disk = self._servers.enter_context(
+                images.served(
+                    self._host,
+                    self._settings.clock,
+                    images.Opening(path, image.format, writable=True),
+                    f"{self._settings.socket_directory}/{mark}",
+                )
+            )
+            self._sinks.append(Sink(key, disk))
+
+    def _go_back(self, live: str) -> None:
+        """Give the guest back its memory on the served disks, paused."""
+        self._client.connection().restoreFlags(self._memory, live, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+
+
+def _partial(path: str, token: str) -> str:
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.{token}.ruchu-landing"

@@ -1,0 +1,239 @@
+"""What a kernel shows of a tree of files, and what one of our readers shows of the same tree.
+
+The kernel's side is a list that `tests/system/file_tree.c` writes; the format is described there.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruchu import commands
+from ruchu.errors import CommandFailed
+from ruchu.guests.contract import FileSystem, NodeKind, Stat
+from ruchu.model.extents import Content
+
+COMPILE_LIMIT_S = 120.0
+_BLOCK = 65536
+# Larger files are read only where they have data: as the program does.
+_READ_WHOLE_MAX = 16 << 20
+_ZEROS = bytes(_BLOCK)
+_KINDS = {
+    NodeKind.FILE: "-",
+    NodeKind.DIRECTORY: "d",
+    NodeKind.SYMLINK: "l",
+    NodeKind.CHARACTER_DEVICE: "c",
+    NodeKind.BLOCK_DEVICE: "b",
+    NodeKind.FIFO: "f",
+    NodeKind.SOCKET: "s",
+    NodeKind.OTHER: "?",
+}
+
+
+@dataclass(slots=True)
+class Shown:
+    """What is shown of one path; times in nanoseconds since 1970.
+
+    Attributes:
+        data: where the content is data, `(start, end)`; None of what is no file.
+        xattrs: name to SHA-256 of its value.
+        content: hash of the content as `file_tree.c` describes it; empty of what is no file.
+    """
+
+    kind: str
+    mode: int
+    owner: int
+    group: int
+    links: int
+    size: int
+    allocated: int
+    modified: int
+    accessed: int
+    changed: int
+    created: int | None
+    device: tuple[int, int]
+    node: int
+    xattrs: dict[str, str]
+    target: bytes
+    content: str
+    data: tuple[tuple[int, int], ...]
+
+
+Tree = dict[bytes, Shown]
+"""Path below the top, such as `/a/b`, to what is shown of it; the top is the empty path."""
+
+
+def compiled(source: Path, target: Path) -> bytes:
+    """Compile a C program that runs in any guest, and return it."""
+    args = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
+    commands.run([*args, "-o", str(target), str(source)], timeout_s=COMPILE_LIMIT_S)
+    return target.read_bytes()
+
+
+def counts(text: str) -> dict[str, int]:
+    """Return how many of each kind `file_tree grow` says that it made."""
+    return {name: int(value) for name, _, value in (line.partition("=") for line in text.split())}
+
+
+def parsed(listing: bytes) -> Tree:
+    """Return what the kernel shows, from what `file_tree list` wrote.
+
+    Raises:
+        CommandFailed: the list is not whole.
+    """
+    body, end, _ = listing.partition(b"\nEND\n")
+    if not end:
+        raise CommandFailed(f"file_tree list: {len(listing)} bytes without an end")
+    return dict(_line(line) for line in body.split(b"\n"))
+
+
+def safe_files(listing: bytes) -> dict[bytes, str]:
+    """Return name and hash of what `file_tree churn` says to be safe; the last line may be torn."""
+    lines = [line.split(b"\t") for line in listing.rstrip(b"\0").split(b"\n")[:-1]]
+    return {bytes.fromhex(name.decode()): digest.decode() for name, digest in lines}
+
+
+def _line(line: bytes) -> tuple[bytes, Shown]:
+    words = line.decode().split("\t")
+    path, kind, mode = words[:3]
+    owner, group, links, size, allocated, modified, accessed, changed = map(int, words[3:11])
+    created = None if words[11] == "-" else int(words[11])
+    major, _, minor = words[12].partition(":")
+    pairs = (item.partition("=") for item in _items(words[14]))
+    xattrs = {bytes.fromhex(name).decode(): value for name, _, value in pairs}
+    data = [item.partition("-") for item in _items(words[16])]
+    return _bytes(path), Shown(
+        kind,
+        int(mode, 8),
+        owner,
+        group,
+        links,
+        size,
+        allocated,
+        modified,
+        accessed,
+        changed,
+        created,
+        (int(major), int(minor)),
+        int(words[13]),
+        xattrs,
+        _bytes(words[15]),
+        words[17].strip("-"),
+        tuple((int(start), int(end)) for start, _, end in data),
+    )
+
+
+def _items(text: str) -> list[str]:
+    return [item for item in text.split(",") if item not in {"", "-"}]
+
+
+def _bytes(text: str) -> bytes:
+    return b"" if text == "-" else bytes.fromhex(text)
+
+
+def read(system: FileSystem) -> Tree:
+    """Return what one of our readers shows."""
+    tree: Tree = {}
+    waiting = [(b"", system.root, NodeKind.DIRECTORY)]
+    while waiting:
+        path, node, kind = waiting.pop()
+        found = system.stat(node)
+        if kind not in {found.kind, NodeKind.OTHER}:
+            raise AssertionError(f"{path!r}: {kind} in its directory, {found.kind} itself")
+        if path in tree:
+            raise AssertionError(f"{path!r} is named twice")
+        tree[path] = _shown(system, node, found)
+        if found.kind is NodeKind.DIRECTORY:
+            entries = system.entries(node)
+            waiting += [(path + b"/" + item.name, item.node, item.kind) for item in entries]
+    return tree
+
+
+def _shown(system: FileSystem, node: int, found: Stat) -> Shown:
+    is_file = found.kind is NodeKind.FILE
+    data = tuple(_data(system, node, found.size)) if is_file else ()
+    xattrs = system.xattrs(node)
+    return Shown(
+        _KINDS[found.kind],
+        found.mode,
+        found.owner,
+        found.group,
+        found.links,
+        found.size,
+        found.allocated,
+        found.modified,
+        found.accessed,
+        found.changed,
+        found.created,
+        found.device,
+        node,
+        {name: hashlib.sha256(value).hexdigest() for name, value in xattrs.items()},
+        system.link_target(node) if found.kind is NodeKind.SYMLINK else b"",
+        _content(system, node, found.size, data) if is_file else "",
+        data,
+    )
+
+
+def _data(system: FileSystem, node: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of data, joined where it touches."""
+    first = at = 0
+    for extent in system.extents(node):
+        if extent.start != at:
+            raise AssertionError(f"node {node}: an extent at {extent.start} follows {at}")
+        at = extent.end
+        if extent.content is not Content.DATA:
+            if first < extent.start:
+                yield first, extent.start
+            first = extent.end
+    if first < at:
+        yield first, at
+    if at != size:
+        raise AssertionError(f"node {node}: extents end at {at} of {size}")
+
+
+def _content(system: FileSystem, node: int, size: int, data: tuple[tuple[int, int], ...]) -> str:
+    """Hash the blocks that are not all zeros; what was not filled does not pass for zeros."""
+    digest = hashlib.sha256()
+    for number in _blocks(size, data):
+        start = number * _BLOCK
+        buffer = bytearray(b"\xa5" * min(_BLOCK, size - start))
+        system.read_into(node, start, memoryview(buffer))
+        if buffer != _ZEROS[: len(buffer)]:
+            digest.update(number.to_bytes(8, "little"))
+            digest.update(buffer)
+    return digest.hexdigest()
+
+
+def _blocks(size: int, data: tuple[tuple[int, int], ...]) -> Iterator[int]:
+    if size <= _READ_WHOLE_MAX:
+        yield from range(-(-size // _BLOCK))
+        return
+    following = 0
+    for start, end in data:
+        first = max(following, start // _BLOCK)
+        following = max(first, -(-end // _BLOCK))
+        yield from range(first, following)
+
+
+def differences(
+    ours: Mapping[bytes, Shown], kernels: Mapping[bytes, Shown], *, ignoring: frozenset[str]
+) -> list[str]:
+    """Return what differs between two trees, a sentence each; `ignoring` names attributes.
+
+    Nodes need not have the same number: but two paths are one node here if they are one there.
+    """
+    found = [f"only the kernel shows {path!r}" for path in kernels.keys() - ours.keys()]
+    found += [f"only we show {path!r}" for path in ours.keys() - kernels.keys()]
+    names = [name for name in Shown.__slots__ if name not in ignoring | {"node"}]
+    both = sorted(ours.keys() & kernels.keys())
+    for path, name in itertools.product(both, names):
+        mine, theirs = getattr(ours[path], name), getattr(kernels[path], name)
+        if mine != theirs:
+            found.append(f"{path[-80:]!r} {name}: {mine!r}, the kernel shows {theirs!r}")
+    if "node" not in ignoring:
+        pairs = {(ours[path].node, kernels[path].node) for path in both}
+        mine, theirs = {one for one, _ in pairs}, {two for _, two in pairs}
+        if not len(pairs) == len(mine) == len(theirs):
+            found.append("hard links are not the same")
+    return found
