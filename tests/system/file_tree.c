@@ -312,11 +312,12 @@ static void print_entry(const char *path, size_t length, const char *name, FILE 
         int file = open(name, O_RDONLY | O_NOFOLLOW);
         if (file < 0)
             fail(name);
-        /* First where data is: what was read of room set aside counts as data afterwards. */
+        /* First where data is: room set aside counts as data while it is in the cache. */
         print_data(file, seen.stx_size, out);
         putc('\t', out);
         print_content(file, seen.stx_size, out);
         putc('\n', out);
+        posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
         close(file);
     } else {
         fputs("\t-\t-\n", out);

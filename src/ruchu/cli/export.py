@@ -95,6 +95,9 @@ def nfs(
     portmapper: Annotated[
         bool, typer.Option("--portmapper", help="Answer on port 111 as well (QEMU, ESXi).")
     ] = False,
+    image_format: Annotated[
+        str, typer.Option("--format", help="Show the disks as raw, vmdk, vhd, vhdx or qcow2.")
+    ] = "raw",
     nbd_socket: Annotated[
         Path | None, typer.Option("--nbd-socket", help="Serve over NBD, too, for a migration.")
     ] = None,
@@ -110,10 +113,37 @@ def nfs(
     request = exports.Request(point, tuple(disk or ()), writable, size_of(memory), control)
     host, port = exports.address_of(listen)
     place = nfs_exports.Place(
-        host, port, path, tuple(allow or ()), portmapper, nbd_socket, socket_owner
+        host, port, path, tuple(allow or ()), portmapper, image_format, nbd_socket, socket_owner
     )
     with here.cancellation.polled():
         nfs_exports.serve_nfs(here.storages, request, place, _ready, here.cancellation)
+
+
+@app.command()
+def iscsi(
+    context: typer.Context,
+    point: Point,
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="The portal.")],
+    user: Annotated[str, typer.Option("--user", help="Name of the initiators, for CHAP.")],
+    password_file: Annotated[
+        Path, typer.Option("--password-file", help="File whose line is their password.")
+    ],
+    disk: Disks = None,
+    allow: Allow = None,
+    writable: Writable = None,
+    memory: Memory = "256MiB",
+    control: Control = None,
+) -> None:
+    """Serve disks over iSCSI by tgt until Ctrl-C; prints one JSON line when it answers."""
+    from ruchu.control import exports, mounts
+
+    here = session.of(context)
+    request = exports.Request(point, tuple(disk or ()), writable, size_of(memory), control)
+    host, port = exports.address_of(listen)
+    password = mounts.secret_of(password_file)
+    target = mounts.Target(host, port, user, password, tuple(allow or (host,)))
+    with here.cancellation.polled():
+        mounts.serve_iscsi(here.storages, request, target, _ready, here.cancellation)
 
 
 def _given(path: Path | None) -> Path:

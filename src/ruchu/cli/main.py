@@ -14,6 +14,7 @@ from ruchu.cli import (
     export,
     host,
     instant,
+    mount,
     output,
     platform,
     points,
@@ -43,6 +44,7 @@ app.add_typer(restore.app, name="restore")
 app.add_typer(export.app, name="export")
 app.add_typer(instant.app, name="instant")
 app.add_typer(retention.app, name="retention")
+app.command("mount")(mount.mount)
 app.command("run")(run.run)
 app.command("doctor")(host.doctor)
 app.command("selftest")(host.selftest)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ruchu import commands
 from ruchu.errors import CommandFailed, RuchuError
+from ruchu.recovery import local_machine, local_run
 from ruchu.storage.directory import DirectoryStorage
 from ruchu.units import format_size
 
@@ -18,15 +20,19 @@ _TOOL_LIMIT_S = 10.0
 # adjtimex(2): the kernel's clock is not synchronised.
 _TIME_ERROR = 5
 _TIMEX_BYTES = 512
+_PORTMAPPER_PORT = 111
 _TOOLS = {
     "qemu-img": ["qemu-img", "--version"],
     "qemu-nbd": ["qemu-nbd", "--version"],
     "libvirtd": ["libvirtd", "--version"],
+    "qemu-system": ["qemu-system-x86_64", "--version"],
     "mount.nfs": ["mount.nfs", "-V"],
+    "fusermount3": ["fusermount3", "-V"],
+    "tgtd": ["tgtd", "-V"],
 }
 _LIBRARIES = (
     "argon2-cffi", "blake3", "cryptography", "numpy", "rich", "typer", "zstandard",
-    "libvirt-python",
+    "libvirt-python", "mfusepy",
 )  # fmt: skip
 
 
@@ -53,7 +59,7 @@ def all_checks(path: Path | None) -> list[Check]:
         "loop": "/dev/loop-control",
     }
     checks += [_exists(name, Path(device)) for name, device in devices.items()]
-    checks.append(_nfs())
+    checks += [_nfs(), _portmapper(), _firmware()]
     checks += [_tool(name, command) for name, command in _TOOLS.items()]
     checks += [_library(name) for name in _LIBRARIES]
     if path is not None:
@@ -85,10 +91,15 @@ def _kvm() -> Check:
     device = Path("/dev/kvm")
     if not device.exists():
         return Check("kvm", MISSING, "machines run without hardware help, slowly")
-    usable = os.access(device, os.R_OK | os.W_OK)
-    # Some virtual hosts offer the device, and guests hang on it all the same.
-    detail = f"{device} opens; only a boot shows that guests run well with it"
-    return Check("kvm", OK if usable else MISSING, detail if usable else "no permission")
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Check("kvm", MISSING, "no permission")
+    if not local_run.kvm_is_usable():
+        # Some virtual hosts offer the device, and guests hang on it all the same.
+        detail = (
+            f"{device} opens, but the processor shows neither vmx nor svm: `ruchu run` uses TCG"
+        )
+        return Check("kvm", MISSING, detail)
+    return Check("kvm", OK, str(device))
 
 
 def _exists(name: str, device: Path) -> Check:
@@ -103,6 +114,26 @@ def _nfs() -> Check:
     if found:
         return Check("nfs client", OK, ", ".join(found))
     return Check("nfs client", MISSING, "not loaded in the kernel")
+
+
+def _portmapper() -> Check:
+    """Tell whether an NFS export could answer on the port that QEMU and ESXi ask first."""
+    name = "port 111"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", _PORTMAPPER_PORT))
+        except OSError as error:
+            return Check(name, MISSING, f"{error.strerror}: no NFS export with --portmapper here")
+    return Check(name, OK, "free for NFS exports with --portmapper")
+
+
+def _firmware() -> Check:
+    try:
+        code, _ = local_machine.firmware_files(lambda path: Path(path).exists())
+    except RuchuError:
+        return Check("uefi firmware", MISSING, "`ruchu run` cannot run UEFI machines")
+    return Check("uefi firmware", OK, code)
 
 
 def _text(path: str) -> str:

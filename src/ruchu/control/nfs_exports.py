@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ruchu.blocks.formats import presenting
 from ruchu.clock import since_start
 from ruchu.control.exports import Ready, Request, Serving, bracketed, give_to, serving
 from ruchu.control.storages import Storages
@@ -17,6 +18,8 @@ from ruchu.exports.nfs.server import NfsServer
 
 SECRET_BYTES = 32
 _BESIDE = ".nfs"
+# The others compute their tables from the disk, which must not change then.
+_WRITABLE_FORMATS = ("raw", "vmdk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Place:
         path: what clients mount; empty makes one that nobody guesses.
         clients: networks that may connect; empty: the address itself.
         portmapper: answer on port 111, too.
+        image_format: what the disks are shown as: raw, or vmdk, vhd, vhdx, qcow2.
         nbd_socket: serve the same disks there over NBD, for a migration; None: do not.
         socket_owner: see `exports.serve_nbd_socket`.
     """
@@ -37,6 +41,7 @@ class Place:
     path: str
     clients: tuple[str, ...]
     portmapper: bool
+    image_format: str = "raw"
     nbd_socket: Path | None = None
     socket_owner: str = ""
 
@@ -94,14 +99,38 @@ def _export(open_disks: Serving, request: Request, place: Place) -> NfsExport:
         networks = tuple(ipaddress.ip_network(each, strict=False) for each in clients)
     except ValueError as error:
         raise UsageError(f"(--allow: {error})", hint="Such as 192.0.2.7 or 192.0.2.0/24.") from None
+    disks, files = _shown(open_disks, place.image_format)
     return NfsExport(
         path=place.path or f"/ruchu-{secrets.token_hex(16)}",
-        disks=tuple(ExportedDisk(f"{disk.key}.raw", disk.device) for disk in open_disks.disks),
-        files={},
+        disks=disks,
+        files=files,
         scratch=beside / "files" if beside is not None else None,
         secret=_secret(beside),
         clients=networks,
     )
+
+
+def _shown(
+    open_disks: Serving, image_format: str
+) -> tuple[tuple[ExportedDisk, ...], dict[str, bytes]]:
+    """Return the files of the disks: those that are large, and those that are texts.
+
+    Raises:
+        UsageError: disks that are written to cannot be shown in that format.
+    """
+    disks: list[ExportedDisk] = []
+    files: dict[str, bytes] = {}
+    for disk in open_disks.disks:
+        if disk.overlay is not None and image_format not in _WRITABLE_FORMATS:
+            hint = f"Without --writable, or as {' or '.join(_WRITABLE_FORMATS)}."
+            raise UsageError(f"(--format {image_format} of a disk that is written to)", hint=hint)
+        shown = presenting.present(disk.device, image_format, disk.key)
+        for name, content in shown.files.items():
+            if isinstance(content, bytes):
+                files[name] = content
+            else:
+                disks.append(ExportedDisk(name, content))
+    return tuple(disks), files
 
 
 def _beside(writable: Path | None) -> Path | None:

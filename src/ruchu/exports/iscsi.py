@@ -109,6 +109,9 @@ def exported(
 def _check(units: Sequence[Unit], access: Access, target: str) -> None:
     if not 0 < len(units) <= UNITS_MAX:
         raise UsageError(f"({len(units)} disks; 1 to {UNITS_MAX} can be served)")
+    for unit in units:
+        if "," in str(unit.path):
+            raise UsageError(f"({unit.path}: tgt cannot take a path with a comma)")
     if not _TARGET.fullmatch(target) or len(target) > _TARGET_CHARS_MAX:
         hint = "Such as iqn.2026-01.org.example:web, in small letters."
         raise UsageError(f"(target name {target!r})", hint=hint)

@@ -147,6 +147,35 @@ class Mirrored:
     pivot_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class GuestRun:
+    """How a program in a guest ended: its exit status, what it printed and what it said."""
+
+    status: int
+    output: bytes
+    said: str
+
+
+class GuestChannel(Protocol):
+    """Files and programs of a running guest. For one thread.
+
+    Raises:
+        GuestAgentError: of any method: the guest refused, or does not answer.
+    """
+
+    def open(self, path: str) -> int:
+        """Open a file to be written, and make it empty; return a handle."""
+
+    def write(self, handle: int, content: memoryview) -> None:
+        """Write all of the bytes behind what was written before."""
+
+    def close(self, handle: int) -> None:
+        """Flush and close a file."""
+
+    def run(self, program: str, arguments: Sequence[str]) -> GuestRun:
+        """Run a program of the guest to its end; no shell is involved."""
+
+
 class Platform(Protocol):
     """A virtualization platform. Safe to use from several threads."""
 
@@ -239,6 +268,13 @@ class Platform(Protocol):
 
     def agent_answers(self, machine: str) -> bool:
         """Tell whether the guest agent of a running machine answers."""
+
+    def guest_channel(self, machine: str) -> GuestChannel:
+        """Return the way to files and programs of a running machine.
+
+        Raises:
+            GuestAgentError: its agent does not answer.
+        """
 
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a power state and return when it is reached."""

@@ -54,14 +54,14 @@ class Fetched:
 
     Attributes:
         counts: `files`, `directories`, `links` (symbolic), `hard_links`, `special`, `streams`.
-        bytes: of content, holes included.
+        size: bytes of content, holes included.
         problems: what failed, the first of them.
         failed: how many failed.
         notes: what was left out because the target cannot hold it → how often.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
+    size: int = 0
     problems: list[Problem] = field(default_factory=list)
     failed: int = 0
     notes: Counter[str] = field(default_factory=Counter)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from ruchu.clock import SYSTEM, Clock
-from ruchu.errors import NotFound, SourceBusy
+from ruchu.errors import GuestAgentError, NotFound, SourceBusy
 from ruchu.model.machines import (
     MachineSpec,
     MachineSummary,
@@ -22,6 +22,7 @@ from ruchu.model.machines import (
 )
 from ruchu.platforms.contract import (
     Capabilities,
+    GuestChannel,
     Landing,
     Mirrored,
     OpenRequest,
@@ -222,6 +223,14 @@ class LibvirtPlatform:
     def agent_answers(self, machine: str) -> bool:
         """Tell whether the guest agent of a running machine answers."""
         return agent.answers(self._client.domain(machine))
+
+    def guest_channel(self, machine: str) -> GuestChannel:
+        """Return the way to files and programs of a running machine."""
+        domain = self._client.domain(machine)
+        if not agent.answers(domain):
+            hint = "Check that the machine runs, and qemu-guest-agent in it."
+            raise GuestAgentError(f"(machine {machine!r})", hint=hint)
+        return agent.AgentChannel(domain, self._settings.clock)
 
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a power state and return when it is reached."""
