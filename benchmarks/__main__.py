@@ -8,17 +8,30 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import data, live, owed, peers, report, workloads
+from benchmarks import (
+    data,
+    live,
+    owed,
+    peers,
+    report,
+    serving,
+    serving_boot,
+    serving_start,
+    workloads,
+)
 from benchmarks.measure import Failed
 from ruchu import units
 
 STATUS_FAILED = 1
 STATUS_NOT_MET = 3
+SERVING = "serving"
 
 
 def main() -> int:
     options = _options()
     wanted = set(options.only or workloads.NAMES)
+    if SERVING in wanted:
+        wanted |= {*workloads.SERVING, workloads.START, workloads.BOOT}
     try:
         return _measure(options, wanted)
     except Failed as error:
@@ -35,9 +48,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=workloads.NAMES,
+        choices=(*workloads.NAMES, SERVING),
         metavar="WORKLOAD",
-        help=f"one of {', '.join(workloads.NAMES)}; may be repeated",
+        help=f"one of {', '.join(workloads.NAMES)}, {SERVING} (all about exports); may be repeated",
     )
     names = [tool.name for tool in peers.TOOLS if tool.name != peers.RUCHU] + list(live.PEERS)
     parser.add_argument(
@@ -61,11 +74,17 @@ def _measure(options: argparse.Namespace, wanted: set[str]) -> int:
     with _work_directory() as name:
         work = Path(name)
         samples: list[workloads.Sample] = []
-        if wanted - {workloads.LIVE}:
+        if wanted.intersection(workloads.ON_IMAGES):
             samples += _on_images(options, wanted, work, facts)
         if workloads.LIVE in wanted:
             chosen = [peer for peer in live.PEERS if not options.peer or peer in options.peer]
             samples += live.measure_all(options.size // 2, options.rounds, chosen, work, facts)
+        if wanted.intersection(workloads.SERVING):
+            samples += serving.measure_all(options.rounds, wanted, work, facts)
+        if workloads.START in wanted:
+            samples += serving_start.measure_all(options.rounds, work, facts)
+        if workloads.BOOT in wanted:
+            samples += serving_boot.measure_all(options.rounds, work, facts)
     comparisons = owed.compare(samples, wanted)
     print()
     report.print_comparisons(comparisons)

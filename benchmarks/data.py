@@ -123,7 +123,7 @@ def _mounted(image: Path) -> Iterator[Path | None]:
 
 def _fill(target: Path, size: int) -> None:
     left = int(size * FILES_SHARE)
-    for source in _files():
+    for source in files():
         length = source.stat().st_size
         copy = target / source.relative_to("/")
         if length > left or copy.exists():
@@ -140,7 +140,7 @@ def _fill(target: Path, size: int) -> None:
             file.write(chance.randbytes(1 << 20))
 
 
-def _files() -> Iterator[Path]:
+def files() -> Iterator[Path]:
     for root in (*ROOTS, sysconfig.get_paths()["stdlib"]):
         for parent, directories, names in os.walk(root):
             directories.sort()

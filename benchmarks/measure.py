@@ -104,6 +104,14 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def peak_of(pid: int) -> float:
+    """Return the bytes that a running process had resident at most."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return float(int(line.split()[1]) << 10)
+    raise Failed(f"process {pid} tells no peak")
+
+
 def _in_fork(args, output, log, env, cwd):
     reader, writer = os.pipe()
     pid = os.fork()

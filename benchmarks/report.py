@@ -15,7 +15,12 @@ from benchmarks.workloads import Sample
 OUT = Path(__file__).parent / "out"
 # With more of the cores taken by others than this, a run says little.
 NOISE_MAX = 0.10
-_UNITS = {"rss": ("MiB", 1 << 20), "size": ("MiB", 1 << 20)}
+_UNITS = {
+    "rss": ("MiB", 1 << 20),
+    "size": ("MiB", 1 << 20),
+    "cpu-op": ("us", 1e-6),
+    "wall-op": ("us", 1e-6),
+}
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -80,7 +85,7 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
 
 def print_noise(samples: list[Sample]) -> list[str]:
     """Print how quiet the machine was; return the runs that were not."""
-    timed = [sample for sample in samples if "cpu" in sample.metrics]
+    timed = [sample for sample in samples if {"cpu", "cpu-op"} & set(sample.metrics)]
     if not timed:
         return []
     others = [sample.others for sample in timed]

@@ -13,7 +13,12 @@ from benchmarks.data import Data
 
 FULL, SCAN, LIST, RESTORE = "full", "increment-scan", "increment-list", "restore"
 SIZE_FULL, SIZE_INCREMENT, RSS, LIVE = "size-full", "size-increment", "rss", "live-full"
-NAMES = (FULL, SCAN, LIST, RESTORE, SIZE_FULL, SIZE_INCREMENT, RSS, LIVE)
+SERVE_COLD, SERVE_64K, SERVE_4K = "serve-cold", "serve-64k", "serve-4k"
+SERVE_1M, SERVE_WRITE = "serve-1m", "serve-write"
+START, BOOT = "export-start", "instant-boot"
+ON_IMAGES = (FULL, SCAN, LIST, RESTORE, SIZE_FULL, SIZE_INCREMENT, RSS)
+SERVING = (SERVE_COLD, SERVE_64K, SERVE_4K, SERVE_1M, SERVE_WRITE)
+NAMES = (*ON_IMAGES, LIVE, *SERVING, START, BOOT)
 _READ_BYTES = 4 << 20
 
 
@@ -22,7 +27,8 @@ class Sample:
     """One measured run; metrics that it has no value for are missing.
 
     Attributes:
-        metrics: cpu and wall in seconds, rss and size in bytes, synced (wall with the sync).
+        metrics: cpu and wall in seconds, rss and size in bytes, synced (wall with the sync);
+            cpu-op and wall-op in seconds for each request.
     """
 
     workload: str

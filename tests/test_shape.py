@@ -128,6 +128,13 @@ def test_every_folder_of_modules_is_a_package() -> None:
     assert not [str(path) for path in folders if not (path / "__init__.py").is_file()]
 
 
+def test_no_two_test_modules_have_one_name() -> None:
+    # Folders of tests are no packages, so pytest could not tell them apart.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    names.pop("conftest.py", None)
+    assert not [name for name, count in names.items() if count > 1]
+
+
 def test_leftovers_are_gone() -> None:
     assert not [
         f"{name}:{number} {line.strip()}"

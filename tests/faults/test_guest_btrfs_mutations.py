@@ -13,9 +13,10 @@ import subprocess
 import numpy as np
 import pytest
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged, GuestUnsupported, NotFound
 from ruchu.guests import btrfs
-from ruchu.guests.btrfs import checksums, trees
+from ruchu.guests.btrfs import trees
 from ruchu.guests.contract import NodeKind
 from ruchu.model.extents import Extent
 
@@ -113,7 +114,7 @@ def places(image):
 
 def sealed(block):
     """Return a block with its CRC-32C made right."""
-    state = checksums.crc32c(bytes(block[32:])) ^ 0xFFFFFFFF
+    state = crc32c.checksum(bytes(block[32:]))
     return struct.pack("<I", state) + bytes(block[4:])
 
 

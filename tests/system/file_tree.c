@@ -381,6 +381,8 @@ static unsigned long made[KINDS];
 
 static char **files, **directories;
 static size_t file_count, directory_count;
+/* One file of so many goes to the largest directory: FAT looks through all of it every time. */
+static unsigned spread = 3;
 
 static char *chinese(char *at)
 {
@@ -439,7 +441,7 @@ static char *join(const char *parent, const char *name)
 
 static const char *some_directory(void)
 {
-    return directories[draw(3) ? draw(directory_count) : 1];
+    return directories[draw(spread) ? draw(directory_count) : 1];
 }
 
 static int refused(void)
@@ -791,6 +793,7 @@ static void grow(const char *directory, unsigned count, unsigned huge)
     if (chdir(directory))
         fail(directory);
     umask(0);
+    spread = huge ? 3 : 20;
     files = calloc(count + 1, sizeof *files);
     directories = calloc(1000, sizeof *directories);
     directories[directory_count++] = strdup(".");

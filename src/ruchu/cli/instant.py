@@ -11,6 +11,24 @@ from ruchu.units import format_duration, format_size
 
 app = group("Run points in place: instant restore, and migration to production.")
 Name = Annotated[str, typer.Argument(help="Instant restore: name of its machine, or its id.")]
+PlatformName = Annotated[str, typer.Option("--platform", help="Not needed if only one is known.")]
+NewName = Annotated[str, typer.Option("--as", help="New name of the machine.")]
+Protocol = Annotated[str, typer.Option("--protocol", help="nbd or nfs.")]
+Address = Annotated[str, typer.Option("--address", help="NFS: address of this host to serve on.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="NETWORK", help="NFS: the hypervisor's addresses."),
+]
+Cache = Annotated[str, typer.Option("--cache", help="Directory for what the machine writes.")]
+Memory = Annotated[str | None, typer.Option("--memory", help="Such as 4GiB.")]
+Networks = Annotated[
+    list[str] | None, typer.Option("--network", metavar="OLD=NEW", help="May be repeated.")
+]
+Isolated = Annotated[
+    bool, typer.Option("--isolated", help="The links of its network cards are down.")
+]
+Disks = Annotated[list[str] | None, typer.Option("--disk", help="This disk only; may be repeated.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when the guest agent answers.")]
 AGENT_LIMIT_S = 180
 
 
@@ -18,36 +36,19 @@ AGENT_LIMIT_S = 180
 def start(
     context: typer.Context,
     point: Point,
-    platform: Annotated[
-        str, typer.Option("--platform", help="Not needed if only one is known.")
-    ] = "",
-    name: Annotated[str, typer.Option("--as", help="New name of the machine.")] = "",
-    protocol: Annotated[str, typer.Option("--protocol", help="nbd or nfs.")] = "nbd",
-    address: Annotated[
-        str, typer.Option("--address", help="NFS: address of this host to serve on.")
-    ] = "",
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", metavar="NETWORK", help="NFS: the hypervisor's addresses."),
-    ] = None,
-    cache: Annotated[
-        str, typer.Option("--cache", help="Directory for what the machine writes.")
-    ] = "",
+    platform: PlatformName = "",
+    name: NewName = "",
+    protocol: Protocol = "nbd",
+    address: Address = "",
+    allow: Allow = None,
+    cache: Cache = "",
     vcpus: Annotated[int | None, typer.Option("--vcpus", min=1)] = None,
-    memory: Annotated[str | None, typer.Option("--memory", help="Such as 4GiB.")] = None,
-    network: Annotated[
-        list[str] | None, typer.Option("--network", metavar="OLD=NEW", help="May be repeated.")
-    ] = None,
-    isolated: Annotated[
-        bool, typer.Option("--isolated", help="The links of its network cards are down.")
-    ] = False,
+    memory: Memory = None,
+    network: Networks = None,
+    isolated: Isolated = False,
     mac: Annotated[str, typer.Option("--mac", help="keep or new.")] = "keep",
-    disk: Annotated[
-        list[str] | None, typer.Option("--disk", help="This disk only; may be repeated.")
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Return when the guest agent answers.")
-    ] = False,
+    disk: Disks = None,
+    wait: Wait = False,
     json: Json = False,
 ) -> None:
     """Run a machine of a point from its storage; what it writes goes into a cache."""
@@ -141,7 +142,8 @@ def stop(
         output.document(done)
     else:
         kept = f"; kept as point {done['kept'][:8]}" if done["kept"] else ""
-        output.line(f"{done['name']}: ended{kept}")
+        moved = "" if done["machine_removed"] else "; no machine was removed"
+        output.line(f"{done['name']}: ended{kept}{moved}")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from ruchu.cli import (
     cancelling,
     coercion,
     export,
+    files,
     host,
     instant,
     mount,
@@ -42,6 +43,7 @@ app.add_typer(backup.app, name="backup")
 app.add_typer(points.app, name="points")
 app.add_typer(restore.app, name="restore")
 app.add_typer(export.app, name="export")
+app.add_typer(files.app, name="files")
 app.add_typer(instant.app, name="instant")
 app.add_typer(retention.app, name="retention")
 app.command("mount")(mount.mount)

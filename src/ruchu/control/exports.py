@@ -5,6 +5,7 @@ import os
 import pwd
 import ssl
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ruchu.clock import since_start
 from ruchu.control import points
 from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, UsageError
-from ruchu.exports.control import ControlServer
+from ruchu.exports.control import ControlServer, Handler
 from ruchu.exports.nbd.exporting import NbdExport
 from ruchu.exports.nbd.server import NbdServer
 from ruchu.recovery import exporting
@@ -71,10 +72,16 @@ class TlsFiles:
 class Serving:
     """Disks that are open, and the event that ends it all."""
 
-    def __init__(self, point: str, disks: list[OpenedDisk], stop: threading.Event) -> None:
+    def __init__(self, point: str, disks: list[OpenedDisk], control: "_Control") -> None:
         self.point = point
         self.disks = disks
-        self.stop = stop
+        self.stop = control.stop
+        self._control = control
+
+    def announce(self, answer: dict[str, Any], ready: Ready) -> None:
+        """Say, also by the control socket, that clients may come."""
+        self._control.serving = True
+        ready(answer)
 
     def wait(self, cancelled: Callable[[], bool]) -> None:
         """Return when somebody wants the export to end."""
@@ -96,8 +103,7 @@ def serving(storages: Storages, request: Request) -> Iterator[Serving]:
     found = points.find(storages, request.point)
     entries = exporting.chosen(found.head, request.disks)
     caches = exporting.cache_paths(entries, request.writable)
-    stop = threading.Event()
-    control = _Control(stop)
+    control = _Control()
     with contextlib.ExitStack() as stack:
         if request.control is not None:
             stack.enter_context(ControlServer(request.control, control.handlers))
@@ -106,28 +112,28 @@ def serving(storages: Storages, request: Request) -> Iterator[Serving]:
         )
         disks = stack.enter_context(opened)
         control.open(disks)
-        yield Serving(found.head.point, disks, stop)
+        yield Serving(found.head.point, disks, control)
 
 
 class _Control:
     """The handlers of the control socket; before the disks are open, only `stop` is."""
 
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._handlers: exporting.Handlers | None = None
-        self.handlers = {"stop": self._end}
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.serving = False
+        self.handlers: dict[str, Handler] = {"stop": self._end}
 
     def open(self, disks: list[OpenedDisk]) -> None:
         handlers = exporting.Handlers(disks)
         self.handlers |= {
-            "status": handlers.status,
+            "status": lambda request: handlers.status(request) | {"serving": self.serving},
             "flush": handlers.flush,
             "round": handlers.round,
         }
 
     def _end(self, request: dict[str, Any]) -> dict[str, Any]:
         del request
-        self._stop.set()
+        self.stop.set()
         return {}
 
 
@@ -152,8 +158,8 @@ def serve_nbd_socket(
     with serving(storages, request) as open_disks, open_disks.nbd() as server:
         server.listen_unix(socket)
         give_to(socket, owner)
-        name = f"nbd+unix:///?socket={socket}"
-        ready(_answer(open_disks, name))
+        name = f"nbd+unix:///?socket={urllib.parse.quote(str(socket))}"
+        open_disks.announce(_answer(open_disks, name), ready)
         open_disks.wait(cancelled)
 
 
@@ -171,7 +177,8 @@ def serve_nbd_tcp(
         host, port = listen
         context = tls.context() if tls is not None else None
         port = server.listen_tcp(host, port, tls=context, clients=networks)
-        ready(_answer(open_disks, f"nbd{'s' if tls else ''}://{bracketed(host)}:{port}/"))
+        name = f"nbd{'s' if tls else ''}://{bracketed(host)}:{port}/"
+        open_disks.announce(_answer(open_disks, name), ready)
         open_disks.wait(cancelled)
 
 

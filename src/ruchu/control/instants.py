@@ -1,6 +1,8 @@
 """Instant restores of this host: started, listed, resumed, stopped, migrated."""
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ruchu import commands
+from ruchu.clock import SYSTEM
 from ruchu.control import points
 from ruchu.control.platforms import Platforms
 from ruchu.control.storages import Storages
 from ruchu.errors import RuchuError, UsageError
 from ruchu.recovery import instants, keeping, migration
-from ruchu.recovery.instant_records import Instant, Instants
+from ruchu.recovery.instant_records import FOLDER, Instant, Instants
 from ruchu.recovery.instants import InstantRestores, Launched
-from ruchu.recovery.running import Run
+from ruchu.recovery.running import Run, leased
 
 # The port stays over a restart, since clients connect again to the one that they found.
 NFS_PORT = 2049
 RUNTIME_VARIABLE = "RUCHU_RUNTIME"
+# An export that is asked to end flushes its cache; one that hangs is killed.
+END_LIMIT_S = 30.0
+END_POLL_S = 0.1
 
 
 def runtime_directory() -> Path:
@@ -28,7 +34,9 @@ def runtime_directory() -> Path:
         return Path(named)
     if os.getuid() == 0:
         return Path("/run/ruchu")
-    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/ruchu-{os.getuid()}")) / "ruchu"  # noqa: S108 - prepared with 0711
+    if home := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(home) / "ruchu"
+    return Path(f"/tmp/ruchu-{os.getuid()}")  # noqa: S108 - its owner is checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Services:
     @property
     def known(self) -> Instants:
         """The instant restores."""
-        return Instants(self.storages.registry.directory / "instants", runtime_directory())
+        return Instants(self.storages.registry.directory / FOLDER, runtime_directory())
 
     def restores(self, owner: str = "") -> InstantRestores:
         """Return what starts and ends them; `owner` is QEMU's user."""
@@ -55,7 +63,13 @@ class Services:
             raise UsageError(f"(the passphrase of {entry.name} can only be asked for)", hint=hint)
         known = self.known
         log = known.folder(instant) / "export.log"
-        args = [sys.executable, "-m", "ruchu", "--state", str(self.storages.registry.directory)]
+        args = [
+            sys.executable,
+            "-m",
+            "ruchu",
+            "--state",
+            str(self.storages.registry.directory.absolute()),
+        ]
         args += ["export", instant.protocol, instant.point]
         args += [f"--disk={key}" for key in instant.disks]
         args += [f"--writable={instant.cache}", f"--control={known.control(instant)}"]
@@ -72,7 +86,18 @@ class Services:
         if owner:
             args += [f"--socket-owner={owner}"]
         pid = commands.start_detached(args, log=str(log))
-        return Launched(lambda: _lives(pid), lambda: instants.log_text(log))
+        return Launched(lambda: _lives(pid), lambda: instants.log_text(log), lambda: _end(pid))
+
+
+def _end(pid: int) -> None:
+    """End a process of ours, and return when it has ended."""
+    deadline = SYSTEM.monotonic() + END_LIMIT_S
+    number = signal.SIGTERM
+    while _lives(pid):
+        commands.signal_process(pid, number)
+        if SYSTEM.monotonic() > deadline:
+            number = signal.SIGKILL
+        SYSTEM.sleep(END_POLL_S)
 
 
 def _lives(pid: int) -> bool:
@@ -131,31 +156,45 @@ def stop(services: Services, name: str, *, keep: bool, run: Run) -> dict[str, An
     instant = services.known.find(name)
     entry = services.platforms.entry(instant.platform)
     kept: list[str] = []
+    with services.platforms.open(entry) as platform, contextlib.ExitStack() as stack:
+        keeper = None
+        if keep:
+            found = points.find(services.storages, instant.point)
+            # The export gives its own lease back before the point is needed again.
+            stack.enter_context(leased(found.chain, found.head, "keep"))
 
-    def keep_point() -> None:
-        found = points.find(services.storages, instant.point)
-        kept.append(keeping.keep(found.chain, found.head, instant, run).point)
+            def keeper() -> None:
+                kept.append(keeping.keep(found.chain, found.head, instant, run).point)
 
-    with services.platforms.open(entry) as platform:
-        services.restores().stop(platform, instant, keep_point if keep else None)
-    return {"instant": instant.id, "name": instant.name, "kept": kept[0] if kept else None}
+        removed = services.restores().stop(platform, instant, keeper)
+    return {
+        "instant": instant.id,
+        "name": instant.name,
+        "kept": kept[0] if kept else None,
+        "machine_removed": removed,
+    }
 
 
 def migrate(
     services: Services, name: str, order: migration.Order, run: Run, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Move an instant restore to production, then end what served it."""
-    instant = services.known.find(name)
-    found = points.find(services.storages, instant.point)
+    known = services.known
+    instant = known.find(name)
     entry = services.platforms.entry(instant.platform)
+    done = migration.Migrated(order.method, 0, 0, 0, 0.0, 0.0)
     with services.platforms.open(entry) as platform:
-        if instant.state != "moved":
-            work = migration.Migration(services.known, instant, found.chain, found.head, order, run)
-            done = work.migrate(platform)
-        else:
-            tell(f"{instant.name} was moved before; tidying up")
-            done = migration.Migrated(order.method, 0, 0, 0, 0.0, 0.0)
-        services.restores().stop(platform, services.known.find(instant.id), None)
+        restores = services.restores(platform.socket_owner())
+        with known.exclusive(instant) as found:
+            instant = restores.settled(platform, found)
+            if instant.state != "moved":
+                restores.ready(platform, instant)
+                point = points.find(services.storages, instant.point)
+                work = migration.Migration(known, instant, point.chain, point.head, order, run)
+                done = work.migrate(platform)
+            else:
+                tell(f"{instant.name} was moved before; tidying up")
+        restores.stop(platform, instant, None)
     return {
         "instant": instant.id,
         "machine": instant.machine,

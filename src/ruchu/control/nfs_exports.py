@@ -79,7 +79,7 @@ async def _run(
     async with NfsServer(export) as server:
         addresses = await server.start(place.host, place.port, portmapper=place.portmapper)
         host, port = addresses[0]
-        ready(
+        open_disks.announce(
             {
                 "url": f"nfs://{bracketed(host)}:{port}{export.path}",
                 "seconds": round(since_start(), 3),
@@ -87,7 +87,8 @@ async def _run(
                 "disks": [disk.key for disk in open_disks.disks],
                 "files": [disk.name for disk in export.disks],
                 "writable": any(disk.overlay is not None for disk in open_disks.disks),
-            }
+            },
+            ready,
         )
         await asyncio.get_running_loop().run_in_executor(None, open_disks.wait, cancelled)
 

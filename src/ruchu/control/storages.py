@@ -9,6 +9,7 @@ from ruchu.control import secrets
 from ruchu.control.registry import Registry, StorageEntry
 from ruchu.control.secrets import Ask, SecretSource
 from ruchu.errors import RuchuError, StorageError, StorageGone, UsageError
+from ruchu.recovery import instant_records
 from ruchu.repository import layout, locking, repositories
 from ruchu.repository.chains import Chain
 from ruchu.repository.repositories import Repository
@@ -51,7 +52,8 @@ class Storages:
     def __init__(self, registry: Registry, ask: Ask | None = None, clock: Clock = SYSTEM) -> None:
         self.registry = registry
         self._ask = ask
-        self.surroundings = Surroundings(clock=clock, cache=registry.cache)
+        needed = instant_records.needed(registry.directory / instant_records.FOLDER)
+        self.surroundings = Surroundings(clock=clock, cache=registry.cache, needed=needed)
         self._opened: dict[str, Repository] = {}
 
     def add(

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -44,7 +45,7 @@ class ControlServer:
             self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
-            raise ExportError(f"({path}: {error.strerror})") from None
+            raise ExportError(f"({path}: {error.strerror or error})") from None
         self._thread = threading.Thread(target=self._run, name="ruchu-control", daemon=True)
 
     def __enter__(self) -> Self:
@@ -82,12 +83,15 @@ class ControlServer:
         try:
             request = json.loads(line)
             handler = self._handlers[request["do"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": "this request is none"}
         try:
             return handler(request)
         except RuchuError as error:
             return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - the export must stay reachable for `stop`
+            traceback.print_exc()
+            return {"error": repr(error)}
 
 
 def ask(path: Path, do: str, **arguments: Any) -> dict[str, Any]:

@@ -95,15 +95,19 @@ class Allocation:
     Attributes:
         used: ranges of bytes of the volume. Always a superset of what is in use.
         doubt: why everything was taken; empty if the map is understood and up to date.
+        suspended: the memory of a hibernated guest lies here. What it knows of its other volumes
+            may differ from what they say themselves.
     """
 
     used: Ranges
     doubt: str = ""
+    suspended: bool = False
 
 
-def everything(size: int, doubt: str) -> Allocation:
+def everything(size: int, doubt: str, *, suspended: bool = False) -> Allocation:
     """Return the allocation of a volume of `size` bytes that is not understood."""
-    return Allocation(np.array([[0, size]], np.int64).reshape(-1, 2)[: 1 if size else 0], doubt)
+    whole = np.array([[0, size]], np.int64)[: 1 if size else 0]
+    return Allocation(whole, doubt, suspended)
 
 
 @dataclass(frozen=True, slots=True)

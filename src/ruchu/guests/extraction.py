@@ -1,16 +1,21 @@
 """Which bytes of a guest's disks count, and which may be left out of a backup, and why.
 
 Whatever is not understood counts. A range is left out only if every volume that has a share in it
-agrees: thin volumes share blocks, and what is free in one may be in use in another.
+agrees: thin volumes share blocks, and what is free in one may be in use in another. If the guest
+is hibernated, no volume is asked: its memory knows more than they tell, and needs all of its swap.
+
+That a range is left out is true at the moment of the point only. Later it may count again without
+a write: a file comes back out of the recycle bin, a partition is entered into the table again. So
+a point that builds on one with something left out must read what counts now and did not then.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ruchu.blocks.devices import BlockReader
-from ruchu.errors import GuestError, UsageError
+from ruchu.errors import GuestError, NotFound, UsageError
 from ruchu.guests import ranges, volumes
-from ruchu.guests.contract import FileSystem, NodeKind, Ranges
+from ruchu.guests.contract import Allocation, FileSystem, NodeKind, Ranges, everything
 from ruchu.guests.volumes import Layout, Volume
 
 FREE, SWAP, GAPS = "free", "swap", "gaps"
@@ -23,6 +28,11 @@ _WINDOWS = {"ntfs", "fat12", "fat16", "fat32", "exfat"}
 # A bin with more is left as it is: looking through it must not take longer than saving it.
 BIN_ENTRIES_MAX = 200_000
 BIN_DEPTH_MAX = 64
+# The end of a disk is where RAID controllers and volume managers keep what they know of it.
+END_KEPT = 1 << 20
+# Where partitions have types, that of the partition must say so too: a signature stays behind.
+_SWAP_ROLES = ("Linux swap", "LVM")
+_SLEEPS = "the guest is hibernated, and its memory may know more of the volume than is in it"
 
 
 @dataclass(slots=True)
@@ -79,10 +89,22 @@ def in_use(
     for key, doubt in layout.doubts.items():
         found[key].doubts.append(f"{key}: {doubt}")
     tally = _Tally(layout, found, reasons)
-    for volume in layout.leaves:
-        tally.add(volume, frozen=frozen)
+    told = [(volume, _allocation(layout, volume, frozen=frozen)) for volume in layout.leaves]
+    sleeps = any(allocation.suspended for _, allocation in told)
+    for volume, allocation in told:
+        known = bool(allocation.doubt) or not sleeps
+        tally.add(volume, allocation if known else everything(volume.device.size, _SLEEPS))
     tally.settle()
     return found
+
+
+def _allocation(layout: Layout, volume: Volume, *, frozen: bool) -> Allocation:
+    """Return which bytes of a volume count, also by what else is known of it."""
+    if doubtful := [key for key in volume.device.disks if key in layout.doubts]:
+        return everything(volume.device.size, f"a part of it lies on {', '.join(doubtful)}")
+    if volume.kind == "swap" and volume.role and not volume.role.startswith(_SWAP_ROLES):
+        return everything(volume.device.size, f"it looks like swap space, but is {volume.role}")
+    return volumes.allocation_of(volume, frozen=frozen)
 
 
 class _Tally:
@@ -95,25 +117,30 @@ class _Tally:
         self._counts: dict[str, list[Ranges]] = {key: [] for key in found}
         self._candidates: dict[str, dict[str, list[Ranges]]] = {key: {} for key in found}
 
-    def add(self, volume: Volume, *, frozen: bool) -> None:
-        """Take in one volume."""
+    def add(self, volume: Volume, allocation: Allocation) -> None:
+        """Take in one volume and which of its bytes count."""
         size = volume.device.size
-        allocation = volumes.allocation_of(volume, frozen=frozen)
         if allocation.doubt:
             self._doubt(volume, allocation.doubt)
             self._count(volume, allocation.used)
             return
-        reason = SWAP if volume.kind == "swap" else FREE
-        unused = ranges.complement(allocation.used, size)
         used = allocation.used
+        files = self._files(volume)
+        every = ranges.union(*(placed for _, placed in files)) if files else ranges.empty()
+        twice = ranges.total(every) != sum(ranges.total(placed) for _, placed in files)
+        if twice or len(ranges.difference(every, used, size)):
+            self._doubt(volume, "its files lie where others do, or where nothing is in use")
+            self._count(volume, _all_of(size))
+            return
+        reason = SWAP if volume.kind == "swap" else FREE
+        unused = ranges.complement(used, size)
         if reason in self._reasons:
             self._offer(volume, reason, unused)
         else:
-            used = ranges.union(used, unused)
-        for name, placed in self._files(volume):
+            used = _all_of(size)
+        for name, placed in files:
             self._offer(volume, name, placed)
-            used = ranges.difference(used, placed, size)
-        self._count(volume, used)
+        self._count(volume, ranges.difference(used, every, size))
 
     def settle(self) -> None:
         """Write down what may be left out: offered by one, and counted by none."""
@@ -122,7 +149,8 @@ class _Tally:
                 continue
             counted = [*self._counts[key], self._layout.structure[key]]
             offers = self._candidates[key]
-            for reason, rest in ((FREE, self._layout.free[key]), (GAPS, self._layout.gaps[key])):
+            gaps = ranges.clipped(self._layout.gaps[key], 0, found.size - END_KEPT)
+            for reason, rest in ((FREE, self._layout.free[key]), (GAPS, gaps)):
                 if reason in self._reasons:
                     offers.setdefault(reason, []).append(rest)
                 else:
@@ -136,16 +164,17 @@ class _Tally:
                     if len(left_out):
                         found.left_out[reason] = left_out
 
-    def _files(self, volume: Volume) -> Iterator[tuple[str, Ranges]]:
-        """Yield what of a Windows volume's files may be left out."""
+    def _files(self, volume: Volume) -> list[tuple[str, Ranges]]:
+        """Return what of a Windows volume's files may be left out."""
         wanted = self._reasons & {PAGEFILE, HIBERFIL, SWAPFILE, RECYCLE}
         if not wanted or volume.kind not in _WINDOWS:
-            return
+            return []
         try:
-            yield from _placed_files(volumes.open_file_system(volume), wanted)
-        except GuestError as error:
+            return _placed_files(volumes.open_file_system(volume), wanted)
+        except (GuestError, NotFound) as error:
             # Files that cannot be found count; the map of the volume stands without them.
             self._doubt(volume, f"its files could not be looked at ({error.detail})")
+            return []
 
     def _doubt(self, volume: Volume, why: str) -> None:
         for key in volume.device.disks:
@@ -160,8 +189,12 @@ class _Tally:
             self._candidates[key].setdefault(reason, []).append(physical)
 
 
-def _placed_files(system: FileSystem, wanted: frozenset[str]) -> Iterator[tuple[str, Ranges]]:
-    """Yield reason and place of files whose content does not count; all of them, or an error."""
+def _all_of(size: int) -> Ranges:
+    return ranges.of_pairs([(0, size)])
+
+
+def _placed_files(system: FileSystem, wanted: frozenset[str]) -> list[tuple[str, Ranges]]:
+    """Return reason and place of files whose content does not count."""
     found: list[tuple[str, Ranges]] = []
     for entry in system.entries(system.root):
         name = entry.name.lower()
@@ -171,7 +204,7 @@ def _placed_files(system: FileSystem, wanted: frozenset[str]) -> Iterator[tuple[
                 found.append((_FILES[name], placed))
         if name in _BINS and RECYCLE in wanted and entry.kind is NodeKind.DIRECTORY:
             found += [(RECYCLE, placed) for placed in _binned(system, entry.node)]
-    yield from found
+    return found
 
 
 def _once(system: FileSystem, node: int) -> Ranges | None:

@@ -5,18 +5,17 @@ VDO, integrity) it is known which extents it takes, and that it cannot be read. 
 `lvm_metadata`; lvm2 `lib/format_text/import_vsn1.c` and the segment types in `lib/`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ruchu.errors import GuestDamaged, GuestError, GuestUnsupported
-from ruchu.guests import lvm_metadata, ranges, segments
+from ruchu.guests import lvm_metadata, per_disk, ranges, segments
 from ruchu.guests.contract import Ranges
 from ruchu.guests.lvm_metadata import SECTOR, PhysicalVolume, Section, Value
 from ruchu.guests.lvm_thin import ThinPool
+from ruchu.guests.per_disk import PerDisk
 from ruchu.guests.segments import MappedDevice
 from ruchu.guests.volume_reading import VolumeReader
-
-PerDisk = dict[str, Ranges]
 
 # LVM's own tools get slow with thousands; nobody has more.
 _VOLUMES_MAX = 16384
@@ -34,12 +33,14 @@ class LogicalVolume:
         device: its content; if there is a reason, only the areas that it takes, in no order.
         role: its type in LVM's words.
         reason: why it cannot be read; empty if it can.
+        shared: why others may need what it calls free; empty if they do not.
     """
 
     name: str
     device: MappedDevice
     role: str
     reason: str = ""
+    shared: str = ""
 
 
 @dataclass(slots=True)
@@ -48,7 +49,8 @@ class Assembly:
 
     Attributes:
         volumes: the logical volumes.
-        structure: per disk: labels, metadata, and extents of internal volumes.
+        structure: per disk: labels, metadata, extents of internal volumes, and chunks of thin
+            volumes that cannot be read or that LVM does not know.
         free: per disk: extents of no volume, and chunks of thin pools that no thin volume has.
         broken: physical volume to why all of it counts, apart from its logical volumes.
     """
@@ -90,9 +92,9 @@ def assemble(members: Mapping[str, MappedDevice]) -> Assembly:
         if faults or volume.uuid not in known or volume.faults:
             result.broken.setdefault(name, "; ".join(volume.faults) or reason)
     # A physical volume that counts as a whole has nothing that is free.
-    whole = _joined([members[name].everywhere() for name in result.broken])
-    result.structure = _without(result.structure, whole)
-    result.free = _without(result.free, whole)
+    whole = per_disk.joined([members[name].everywhere() for name in result.broken])
+    result.structure = per_disk.without(result.structure, whole)
+    result.free = per_disk.without(result.free, whole)
     return result
 
 
@@ -182,9 +184,18 @@ class _Group:
             for key in ("cow_store", "merging_store")
             if isinstance(word := part.get(key), str) and word in self._volumes
         }
+        # A snapshot reads from its origin what was not written since: also what is free there.
+        self._origins = {
+            word
+            for parts in self._segments.values()
+            for part in parts
+            for key in ("origin", "external_origin")
+            if isinstance(word := part.get(key), str)
+        }
         self._made: dict[str, MappedDevice | GuestError] = {}
         self._pools: dict[str, ThinPool | GuestError] = {}
         self._pools_free: list[Mapping[str, Ranges]] = []
+        self._pools_kept: list[Mapping[str, Ranges]] = []
 
     def _member(
         self,
@@ -217,8 +228,9 @@ class _Group:
         volumes: list[LogicalVolume] = []
         try:
             taken = self._taken(self._volumes)
-            volumes = [self._shown(name) for name in self._volumes if self._visible(name)]
-            volumes += self._pools_shown()
+            shown = {name: self._shown(name) for name in self._volumes if self._visible(name)}
+            readable = {name for name, volume in shown.items() if not volume.reason}
+            volumes = [*shown.values(), *self._pools_shown(readable)]
         except GuestDamaged as error:
             result.broken.update({member.name: str(error) for member in members})
             damaged = True
@@ -226,18 +238,23 @@ class _Group:
         result.volumes += volumes
         if damaged or self._missing:
             return
-        claimed = _joined([volume.device.everywhere() for volume in volumes])
-        unmapped = _joined(self._pools_free)
+        per_disk.add(result.structure, per_disk.joined(self._pools_kept))
+        claimed = per_disk.joined([volume.device.everywhere() for volume in volumes])
+        unmapped = per_disk.joined(self._pools_free)
         for member in members:
             whole = member.device.everywhere()
             data = member.device.part(member.first, member.count * self._extent).everywhere()
-            _add(result.structure, _without(whole, data))
-            _add(result.free, _without(data, taken))
+            per_disk.add(result.structure, per_disk.without(whole, data))
+            per_disk.add(result.free, per_disk.without(data, taken))
             # A thin pool has no other extents than its own; damaged metadata may say otherwise.
-            free = _without(_common(data, _common(taken, unmapped)), claimed)
-            _add(result.free, free)
-            inside = _common(data, taken)
-            _add(result.structure, _without(_without(inside, claimed), free))
+            free = per_disk.without(
+                per_disk.common(data, per_disk.common(taken, unmapped)), claimed
+            )
+            per_disk.add(result.free, free)
+            inside = per_disk.common(data, taken)
+            per_disk.add(
+                result.structure, per_disk.without(per_disk.without(inside, claimed), free)
+            )
 
     def _visible(self, name: str) -> bool:
         status = lvm_metadata.items(self._volumes[name], "status")
@@ -252,7 +269,9 @@ class _Group:
         reason = self._hindrance(name)
         if not reason:
             try:
-                return LogicalVolume(f"{self.name}/{name}", self._device(name), role)
+                device = self._device(name)
+                shared = "a snapshot reads from it" if name in self._origins else ""
+                return LogicalVolume(f"{self.name}/{name}", device, role, shared=shared)
             except GuestError as error:
                 reason = error.detail
         return LogicalVolume(f"{self.name}/{name}", self._areas([name]), role, reason)
@@ -271,8 +290,12 @@ class _Group:
         )
         return "a snapshot is being merged into it" if any(merged) else ""
 
-    def _pools_shown(self) -> Iterator[LogicalVolume]:
-        """Yield the thin pools that are not understood; note what the others have free."""
+    def _pools_shown(self, readable: Collection[str]) -> Iterator[LogicalVolume]:
+        """Yield the thin pools that are not understood; note what the others have free.
+
+        A chunk may belong to several thin volumes. Those that no reader can tell for (`readable`
+        are the others), or that LVM does not know of, keep what they have.
+        """
         for name, parts in self._segments.items():
             if not parts or parts[0].get("type") != "thin-pool":
                 continue
@@ -283,10 +306,21 @@ class _Group:
                     raise GuestDamaged("the thin pool needs a check")
                 data = self._device(lvm_metadata.text(parts[0], "pool"))
                 unused = ranges.complement(pool.used(), data.size)
+                kept = pool.used_by(pool.numbers - self._thin_numbers(name, readable))
                 self._pools_free.append(data.physical(unused))
+                self._pools_kept.append(data.physical(kept))
             except GuestError as error:
                 full = f"{self.name}/{name}"
                 yield LogicalVolume(full, self._areas([name]), "LVM thin pool", error.detail)
+
+    def _thin_numbers(self, pool: str, names: Iterable[str]) -> set[int]:
+        """Return the device numbers of those of the volumes that a thin pool holds."""
+        return {
+            lvm_metadata.number(part, "device_id")
+            for name in names
+            for part in self._segments[name]
+            if part.get("type") == "thin" and part.get("thin_pool") == pool
+        }
 
     # ----------------------------------------------------------------------------- their content
 
@@ -378,7 +412,9 @@ class _Group:
 
     def _taken(self, names: Iterable[str]) -> PerDisk:
         """Return where the extents lie that volumes, hidden ones too, have themselves."""
-        return _joined([member.device.physical(what) for member, what in self._extents_of(names)])
+        return per_disk.joined(
+            [member.device.physical(what) for member, what in self._extents_of(names)]
+        )
 
     def _extents_of(self, names: Iterable[str]) -> Iterator[tuple[_Member, Ranges]]:
         """Yield the physical volumes and what of each the volumes have themselves."""
@@ -457,35 +493,3 @@ def _segments(volume: Section) -> list[Section]:
     if len(found) > _SEGMENTS_MAX:
         raise GuestDamaged(f"a logical volume of {len(found)} segments")
     return sorted(found, key=lambda part: lvm_metadata.number(part, "start_extent"))
-
-
-# ------------------------------------------------------------------------------ ranges per disk
-
-
-def _add(target: PerDisk, more: Mapping[str, Ranges]) -> None:
-    for key, what in more.items():
-        target[key] = ranges.union(target[key], what) if key in target else what
-
-
-def _joined(many: Iterable[Mapping[str, Ranges]]) -> PerDisk:
-    listed = list(many)
-    keys = {key for one in listed for key in one}
-    return {key: ranges.union(*(one[key] for one in listed if key in one)) for key in keys}
-
-
-def _without(one: Mapping[str, Ranges], other: Mapping[str, Ranges]) -> PerDisk:
-    return {
-        key: ranges.difference(what, other.get(key, ranges.empty()), _end(what))
-        for key, what in one.items()
-    }
-
-
-def _common(one: Mapping[str, Ranges], other: Mapping[str, Ranges]) -> PerDisk:
-    return {
-        key: ranges.intersection(what, other.get(key, ranges.empty()), _end(what))
-        for key, what in one.items()
-    }
-
-
-def _end(what: Ranges) -> int:
-    return int(what[-1, 1]) if len(what) else 0

@@ -6,13 +6,14 @@ metadata is a copy-on-write B-tree: what the superblock points to is one committ
 Every block of it that is read is held against its CRC-32C.
 """
 
-import functools
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged, GuestUnsupported
 from ruchu.guests import ranges, segments
 from ruchu.guests.contract import Ranges
@@ -120,6 +121,21 @@ class ThinPool:
         rows[:, 0] = np.where(rows[:, 1] > 0, rows[:, 0], 0)
         return below.gathered(rows)
 
+    @property
+    def numbers(self) -> set[int]:
+        """The device numbers of its volumes."""
+        return set(self._roots)
+
+    def used_by(self, numbers: Iterable[int]) -> Ranges:
+        """Return which bytes of the pool's data some of its volumes hold."""
+        roots = np.unique(np.array([self._roots[number] for number in numbers], np.int64))
+        _, values = self._entries(roots, 8, shared=True)
+        taken = np.zeros(self._super.data_blocks, np.bool_)
+        chunks = _unsigned(values) >> _TIME_BITS
+        self._check_chunks(chunks)
+        taken[chunks] = True
+        return ranges.of_bits(taken, self._super.chunk)
+
     def used(self) -> Ranges:
         """Return which bytes of the pool's data any of its volumes or snapshots holds.
 
@@ -128,14 +144,9 @@ class ThinPool:
         chunk = self._super.chunk
         count = self._super.data_blocks
         taken = np.zeros(count, np.bool_)
-        roots = np.unique(np.array(list(self._roots.values()), np.int64))
-        _, values = self._entries(roots, 8, shared=True)
-        chunks = _unsigned(values) >> _TIME_BITS
-        self._check_chunks(chunks)
-        taken[chunks] = True
         self._add_counted(taken)
-        tail = (count * chunk, self._data.size)
-        return ranges.union(ranges.of_bits(taken, chunk), ranges.of_pairs([tail]))
+        tail = ranges.of_pairs([(count * chunk, self._data.size)])
+        return ranges.union(self.used_by(self._roots), ranges.of_bits(taken, chunk), tail)
 
     def _add_counted(self, taken: npt.NDArray[np.bool_]) -> None:
         """Add the chunks whose reference count in the space map is not zero."""
@@ -244,30 +255,6 @@ def _unsigned(rows: npt.NDArray[np.uint8]) -> _Numbers:
     return numbers
 
 
-# ---------------------------------------------------------------------------------- CRC-32C
-
-
-@functools.cache
-def _tables() -> npt.NDArray[np.uint32]:
-    """Return for each byte of a block after the checksum what each of its values adds to the CRC.
-
-    A CRC is linear: that of a block is the exclusive or of what its bytes contribute, and of what
-    the start value does. 4 MiB that make a block cost one look-up per byte, all at once.
-    """
-    single = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        single = np.where(single & 1, (single >> 1) ^ np.uint32(0x82F63B78), single >> 1)
-    tables = np.empty((_BLOCK - 4, 256), np.uint32)
-    tables[-1] = single
-    for at in range(_BLOCK - 6, -1, -1):
-        tables[at] = (tables[at + 1] >> 8) ^ single[tables[at + 1] & 0xFF]
-    return tables
-
-
 def _checksum(block: bytes) -> int:
-    """Return the CRC-32C of all but the first four bytes, from all ones, not inverted."""
-    content = np.frombuffer(block, np.uint8)[4:].copy()
-    # Starting from all ones is the same as flipping the first four bytes.
-    content[:4] ^= 0xFF
-    found = _tables()[np.arange(len(content)), content]
-    return int(np.bitwise_xor.reduce(found))
+    """Return the CRC-32C of all but the first four bytes, not inverted."""
+    return crc32c.register(block[4:])

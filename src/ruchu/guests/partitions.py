@@ -132,6 +132,15 @@ def read_table(device: BlockReader, sector: int = 0) -> Table:
     return _checked(_read_mbr(volume, boot, sector or SECTORS[0]), volume.size)
 
 
+def announced(device: BlockReader) -> bool:
+    """Return whether a device begins with an MBR that names partitions."""
+    volume = VolumeReader(device)
+    if volume.size < SECTORS[0]:
+        return False
+    primary = _primary_entries(volume.read(0, 512))
+    return bool(primary) and all(start for _, start, _ in primary)
+
+
 # ------------------------------------------------------------------------------------------ MBR
 
 

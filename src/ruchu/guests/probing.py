@@ -4,7 +4,8 @@ File systems that can be read are recognised by their own packages; what only ha
 a table here. Sources: the superblock structures in the Linux kernel (`include/uapi/linux/magic.h`,
 `drivers/md/md_p.h`, `kernel/power/swap.c`, `drivers/md/bcache.c`), cryptsetup's LUKS on-disk
 formats 1.1 and 2, lvm2 `lib/format_text/layout.h`, libbde's description of BitLocker, the layouts
-that OpenZFS, Apple and Microsoft publish.
+that OpenZFS, Apple and Microsoft publish,
+VMFS as `libblkid` tells it, `sys/ufs/ffs/fs.h` of FreeBSD, the DDF specification of SNIA.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ _PAGES = (4096, 8192, 16384, 65536)
 _EMPTY_PROBE = 1 << 20
 _SWAP = (b"SWAPSPACE2", b"SWAP-SPACE")
 _HIBERNATED = (b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001", b"\xed\xc3\x02\xe9\x98\x56")
-# Kind, where, what: a position below zero counts from the end, in whole 4 KiB.
+# Kind, where, what: a position below zero counts from the end.
 _MAGICS: tuple[tuple[str, int, bytes], ...] = (
     ("luks", 0, b"LUKS\xba\xbe"),
     ("luks", 0x4000, b"SKUL\xba\xbe"),
@@ -43,6 +44,31 @@ _MAGICS: tuple[tuple[str, int, bytes], ...] = (
     ("erofs", 1024, b"\xe2\xe1\xf5\xe0"),
     ("vdo", 0, b"dmvdo001"),
     ("stratis", 516, b"!Stra0tis\x86\xff\x02^\x41rh"),
+    # Those that leave standing what lay at the start before, so that it looks like that.
+    ("gfs2", 0x10000, b"\x01\x16\x19\x70"),
+    ("ocfs2", 2048, b"OCFSV2"),
+    ("ocfs2", 4096, b"OCFSV2"),
+    ("ocfs2", 8192, b"OCFSV2"),
+    ("ufs", 0x55C, b"\x19\x01\x54\x19"),
+    ("ufs", 0x2000 + 0x55C, b"\x54\x19\x01\x00"),
+    ("ufs", 0x10000 + 0x55C, b"\x19\x01\x54\x19"),
+    ("ufs", 0x40000 + 0x55C, b"\x19\x01\x54\x19"),
+    ("vmfs", 0x100000, b"\x0d\xd0\x01\xc0"),
+    ("vmfs", 0x200000, b"\x5e\xf1\xab\x2f"),
+    ("udf", 0x8001, b"BEA01"),
+    ("reiserfs", 0x2034, b"ReIsEr"),
+    ("vxfs", 1024, b"\xf5\xfc\x01\xa5"),
+    ("bcachefs", 4096 + 24, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef")),
+    ("bluestore", 0, b"bluestore block device"),
+    ("oracle-asm", 32, b"ORCLDISK"),
+    ("lvm1-pv", 0, b"HM\x01\x00"),
+    ("lvm1-pv", 0, b"HM\x02\x00"),
+    ("lvm-snapshot-store", 0, b"SnAp"),
+    ("dm-integrity", 0, b"integrt\0"),
+    ("dm-verity", 0, b"verity\0\0"),
+    ("intel-raid", -1024, b"Intel Raid ISM Cfg Sig. "),
+    ("ddf-raid", -512, b"\xde\x11\xde\x11"),
+    ("ddf-raid", -512, b"\x11\xde\x11\xde"),
 )
 _LABEL_SECTORS = 4
 _ZFS_MAGIC = (b"\x0c\xb1\xba\x00\x00\x00\x00\x00", b"\x00\x00\x00\x00\x00\xba\xb1\x0c")
@@ -103,7 +129,7 @@ def looks_empty(device: BlockReader) -> bool:
 
 def _has(volume: VolumeReader, at: int, magic: bytes) -> bool:
     try:
-        return volume.read(at, len(magic)) == magic
+        return volume.read(at if at >= 0 else volume.size + at, len(magic)) == magic
     except GuestDamaged:
         return False
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from ruchu.blocks.devices import BlockReader
 from ruchu.errors import GuestError, GuestUnsupported
-from ruchu.guests import lvm, partitions, probing, ranges, segments
-from ruchu.guests.contract import Allocation, FileSystem, Ranges, everything
+from ruchu.guests import lvm, partitions, probing, ranges, segments, swap
+from ruchu.guests.contract import Allocation, FileSystem, Opener, Ranges, everything
 from ruchu.guests.partitions import Partition, Table
 from ruchu.guests.segments import MappedDevice
 
@@ -39,6 +39,7 @@ class Volume:
         reason: why it cannot be opened; empty if it can.
         container: its bytes are told by other volumes, structure and free space: a physical
             volume that is understood.
+        shared: why all of it counts although it can be read; empty if its file system tells.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Volume:
     label: str = ""
     reason: str = ""
     container: bool = False
+    shared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +132,17 @@ def allocation_of(volume: Volume, *, frozen: bool) -> Allocation:
     bytes are told by other volumes and the layout.
     """
     device = volume.device
+    if volume.shared:
+        return everything(device.size, volume.shared)
     if volume.kind == _SWAP:
-        return _swap_allocation(device)
+        return swap.allocation(device)
     opener = None if volume.reason else probing.opener_of(volume.kind, device)
     if opener is None:
         return everything(device.size, volume.reason or f"it is a container ({volume.kind})")
-    found = opener.allocation(device, frozen=frozen)
+    return _with_tail(opener, device, opener.allocation(device, frozen=frozen))
+
+
+def _with_tail(opener: Opener, device: MappedDevice, found: Allocation) -> Allocation:
     if found.doubt:
         return found
     try:
@@ -144,12 +151,6 @@ def allocation_of(volume: Volume, *, frozen: bool) -> Allocation:
         return everything(device.size, error.detail)
     tail = ranges.of_pairs([(min(end, device.size), device.size)])
     return Allocation(ranges.union(found.used, tail))
-
-
-def _swap_allocation(device: MappedDevice) -> Allocation:
-    if probing.hibernated(device):
-        return everything(device.size, "it holds the memory of a hibernated system")
-    return Allocation(ranges.clipped(_all_of(probing.swap_page(device)), 0, device.size))
 
 
 # ------------------------------------------------------------------------------------- one disk
@@ -187,12 +188,18 @@ def _disk(key: str, device: MappedDevice) -> _Part:
 def _of_right_sectors(device: MappedDevice, table: Table) -> Table:
     """Return the MBR read with the sectors that its disk has, which it does not tell.
 
-    They are 512 bytes unless nothing is found where that says, and something is with 4096.
+    They are 512 bytes unless nothing is found where that says, and something is with 4096. Where
+    both can be, and neither or each leads to something, nobody can say.
     """
-    if _finds_something(device, table):
-        return table
     other = partitions.read_table(device, partitions.SECTORS[1])
-    return other if not other.doubt and _finds_something(device, other) else table
+    if other.doubt:
+        return table
+    found, found_other = _finds_something(device, table), _finds_something(device, other)
+    if table.doubt:
+        return other if found_other else table
+    if found == found_other:
+        return replace(table, doubt="its MBR does not tell whether its sectors have 512 bytes")
+    return table if found else other
 
 
 def _finds_something(device: MappedDevice, table: Table) -> bool:
@@ -222,6 +229,9 @@ def _recognised(name: str, device: MappedDevice) -> Volume:
 def _kind_of(device: MappedDevice) -> tuple[str, str]:
     """Return kind, and why it cannot be opened."""
     kinds = probing.kinds(device)
+    if kinds and partitions.announced(device):
+        # Whoever took the volume for a disk has left the signature of what was there before.
+        kinds = (*kinds, "a partition table")
     if not kinds:
         kind = _EMPTY if probing.looks_empty(device) else _UNKNOWN
         return kind, _REASONS[kind]
@@ -248,7 +258,8 @@ def _member(volume: Volume, broken: Mapping[str, str]) -> Volume:
 def _logical(found: lvm.LogicalVolume) -> Volume:
     if found.reason:
         return Volume(found.name, found.device, _UNKNOWN, found.role, reason=found.reason)
-    volume = replace(_recognised(found.name, found.device), role=found.role)
+    volume = _recognised(found.name, found.device)
+    volume = replace(volume, role=found.role, shared=found.shared)
     if volume.kind == _PV:
         return replace(volume, reason="it is a physical volume inside a logical one")
     return volume

@@ -255,6 +255,21 @@ class Platform(Protocol):
             token: names this migration: a second landing with it goes on with the same disks.
         """
 
+    def abandon(self, placement: Placement, token: str) -> None:
+        """Remove the new disks that interrupted moves have left; those in use always stay.
+
+        Args:
+            placement: name of the machine, keys of its disks, directory and format of the new ones.
+            token: of the landing.
+        """
+
+    def served_disks(self, machine: str) -> tuple[ServedDisk, ...]:
+        """Return the disks that a machine has from a server, now or at its next start.
+
+        Raises:
+            NotFound: there is no such machine.
+        """
+
     def revive(self, machine: str) -> str:
         """Let a machine go on whose served disks were gone for a while.
 

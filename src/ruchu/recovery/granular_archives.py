@@ -15,7 +15,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from ruchu.errors import (
     AlreadyExists,
@@ -165,7 +165,7 @@ _COUNTED = {
 class ZipArchive:
     """A zip, with ZIP64 where it is needed. Entries that cannot be held are noted."""
 
-    def __init__(self, file: IO[bytes], done: Fetched, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, file: "Output", done: Fetched, cancelled: Callable[[], bool]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
         self._done = done
         self._reading = _Reading(done, cancelled)

@@ -237,7 +237,10 @@ class GuestSender:
     def _fill(self, item: Item, stat: Stat, place: str) -> str:
         """Write the content of a file; return its SHA-256."""
         digest = hashlib.sha256()
-        handle = self._channel.open(place)
+        try:
+            handle = self._channel.open(place)
+        except GuestAgentError as error:
+            raise _Refused(f"({place!r}: {error.detail})") from error
         try:
             for piece in granular.plain(self._content, item, stat.size):
                 digest.update(piece)

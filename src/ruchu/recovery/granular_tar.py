@@ -1,9 +1,11 @@
 """A tar stream in the pax format, with extended attributes as GNU tar, star and libarchive keep them.
 
 Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; `SCHILY.xattr.` of
-star(5). Records hold raw bytes, as those programs write them: a name of a guest need not be UTF-8.
+star(5). ACLs are there twice, as attributes and as text (`SCHILY.acl.`): each of those programs
+takes one of the two. Records hold raw bytes, as those programs write them: a name of a guest need not be UTF-8.
 """
 
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +19,14 @@ _END_BYTES = 20 * _BLOCK
 _NAME, _PREFIX_NUMBER, _SIZE_MAX = 100, 0o7777777, 0o77777777777
 _NS = 1_000_000_000
 LINK = b"1"
+_ACLS = {
+    "system.posix_acl_access": b"SCHILY.acl.access",
+    "system.posix_acl_default": b"SCHILY.acl.default",
+}
+# As in linux/posix_acl_xattr.h: a version, then tag, permissions and number of each entry.
+_ACL_VERSION, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+_ACL_TAGS = {1: b"user", 2: b"user", 4: b"group", 8: b"group", 16: b"mask", 32: b"other"}
+_ACL_NUMBERED = {2, 8}
 TYPES = {
     NodeKind.FILE: b"0",
     NodeKind.SYMLINK: b"2",
@@ -133,6 +143,8 @@ def _records(member: Member) -> bytes:
             # A sign of equality ends the key, so no key can have one.
             if b"=" not in key:
                 found.append((b"SCHILY.xattr." + key, value))
+            if name in _ACLS and (text := acl_text(value)):
+                found.append((_ACLS[name], text))
     return b"".join(_record(key, value) for key, value in found)
 
 
@@ -152,3 +164,20 @@ def _seconds(nanoseconds: int) -> bytes:
     sign = b"-" if nanoseconds < 0 else b""
     whole, part = divmod(abs(nanoseconds), _NS)
     return sign + b"%d" % whole + (b".%09d" % part if part else b"")
+
+
+def acl_text(raw: bytes) -> bytes:
+    """Return an ACL in the form of acl(5); empty if it is none."""
+    body = raw[_ACL_VERSION.size :]
+    if raw[: _ACL_VERSION.size] != _ACL_VERSION.pack(2) or len(body) % _ACL_ENTRY.size:
+        return b""
+    entries = []
+    for tag, rights, number in _ACL_ENTRY.iter_unpack(body):
+        if tag not in _ACL_TAGS:
+            return b""
+        who = b"%d" % number if tag in _ACL_NUMBERED else b""
+        letters = bytes(
+            letter if rights & bit else 0x2D for letter, bit in zip(b"rwx", (4, 2, 1), strict=True)
+        )
+        entries.append(b":".join((_ACL_TAGS[tag], who, letters)))
+    return b",".join(entries)

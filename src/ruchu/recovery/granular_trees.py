@@ -41,6 +41,7 @@ _SPECIAL = {
     NodeKind.FIFO: modes.S_IFIFO,
     NodeKind.SOCKET: modes.S_IFSOCK,
 }
+_ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _PRIVILEGED = {NodeKind.CHARACTER_DEVICE, NodeKind.BLOCK_DEVICE}
 _UNTAKEN = {errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.EACCES, errno.ENOSPC, errno.E2BIG}
 """Why a file system or user does not take an extended attribute; ENOSPC is that of its block."""
@@ -48,11 +49,16 @@ _UNTAKEN = {errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.EACCES, errno.ENOSPC
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A directory that is being written: its descriptor, and what it is given when it is full."""
+    """A directory that is being written.
+
+    Attributes:
+        descriptor: it is open.
+        item, stat: what it is given when it is full; None if it stays as it is.
+    """
 
     descriptor: int
-    item: Item | None
-    stat: Stat | None
+    item: Item | None = None
+    stat: Stat | None = None
 
 
 class TreeWriter:
@@ -81,6 +87,8 @@ class TreeWriter:
         self._overwrite = overwrite
         self._content = Content(cancelled)
         self._root = os.geteuid() == 0
+        # Directories that are open and have a default ACL, which what is new in them inherits.
+        self._inheriting: set[int] = set()
         # First name, from the target on, of files that have several.
         self._linked: dict[tuple[str, int], bytes] = {}
         try:
@@ -90,6 +98,8 @@ class TreeWriter:
             self._base = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UsageError(f"({target}: {error.strerror})") from None
+        if _has_default(self._base):
+            self._inheriting.add(self._base)
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +114,7 @@ class TreeWriter:
             StorageFull, StorageReadOnly: the target takes no more.
             Cancelled: somebody wants it to end; what was whole by then stays.
         """
-        levels = [_Level(self._base, None, None)]
+        levels = [_Level(self._base)]
         entered = False
 
         def enter(_: Item) -> bool:
@@ -124,7 +134,7 @@ class TreeWriter:
             self._leave(levels, 1)
         finally:
             for level in levels[1:]:
-                os.close(level.descriptor)
+                self._close(level)
 
     @contextlib.contextmanager
     def _contained(self, item: Item) -> Iterator[None]:
@@ -152,7 +162,11 @@ class TreeWriter:
                     with self._contained(level.item):
                         self._dress(level.descriptor, level.item, level.stat)
             finally:
-                os.close(level.descriptor)
+                self._close(level)
+
+    def _close(self, level: _Level) -> None:
+        self._inheriting.discard(level.descriptor)
+        os.close(level.descriptor)
 
     def _one(self, item: Item, place: bytes, levels: list[_Level]) -> None:
         self._content.check()
@@ -195,6 +209,14 @@ class TreeWriter:
             if error.errno in {errno.ELOOP, errno.ENOTDIR}:
                 raise AlreadyExists(_exists(item), hint=_EXISTS_HINT) from None
             raise
+        try:
+            if made and inside in self._inheriting:
+                _strip(descriptor)
+            if _has_default(descriptor):
+                self._inheriting.add(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return _Level(descriptor, item, stat if made or self._overwrite else None)
 
     def _file(self, inside: int, name: bytes, place: bytes, item: Item, stat: Stat) -> None:
@@ -230,6 +252,8 @@ class TreeWriter:
         def make(new: bytes) -> None:
             descriptor = os.open(new, _NEW, 0o600, dir_fd=inside)
             try:
+                if inside in self._inheriting:
+                    _strip(descriptor)
                 self._fill(descriptor, item, size, label)
                 self._dress(descriptor, item, stat, main=not label)
             except BaseException:
@@ -327,7 +351,10 @@ class TreeWriter:
         """Give a link or special file what it had; its name is not followed."""
         if self._root:
             os.chown(name, *_owners(stat), dir_fd=inside, follow_symlinks=False)
-        self._attributes(b"/proc/self/fd/%d/%s" % (inside, name), item)
+        path = b"/proc/self/fd/%d/%s" % (inside, name)
+        if inside in self._inheriting:
+            _strip(path)
+        self._attributes(path, item)
         if item.kind is not NodeKind.SYMLINK:
             flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(name, flags, dir_fd=inside)
@@ -376,6 +403,27 @@ def fetch(
 def _owners(stat: Stat) -> tuple[int, int]:
     # The largest number stands for "as it is", which would be root here.
     return min(stat.owner, _OWNER_MAX), min(stat.group, _OWNER_MAX)
+
+
+def _has_default(descriptor: int) -> bool:
+    """Tell whether a directory has a default ACL; where there are no ACLs, it has none."""
+    try:
+        return bool(os.getxattr(descriptor, _ACLS[1]))
+    except OSError:
+        return False
+
+
+def _strip(place: int | bytes) -> None:
+    """Remove the ACLs that something new was given by the directory that it is in."""
+    for name in _ACLS:
+        try:
+            if isinstance(place, int):
+                os.removexattr(place, name)
+            else:
+                os.removexattr(place, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in {errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES}:
+                raise
 
 
 def _exists(item: Item) -> str:

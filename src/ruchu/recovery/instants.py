@@ -16,8 +16,9 @@ from ruchu.clock import Clock
 from ruchu.errors import ExportError, NotFound, UsageError
 from ruchu.exports import control
 from ruchu.model.ids import new_id
-from ruchu.model.machines import Placement, PowerState
+from ruchu.model.machines import MachineSpec, Placement, PowerState
 from ruchu.platforms.contract import Platform
+from ruchu.recovery import landings
 from ruchu.recovery.full import machine_of
 from ruchu.recovery.instant_records import Instant, Instants
 from ruchu.repository.chains import Chain
@@ -35,10 +36,11 @@ LOOPBACK = "127.0.0.0/8"
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """An export that was started: tells whether it lives, and what it said."""
+    """An export that was started: tells whether it lives, what it said; `end` ends it."""
 
     alive: Callable[[], bool]
     said: Callable[[], str]
+    end: Callable[[], None]
 
 
 Launch = Callable[[Instant], Launched]
@@ -90,64 +92,165 @@ class InstantRestores:
         """Run a machine of a point on a platform.
 
         Raises:
+            AlreadyExists: an instant restore or a machine of that name runs.
             UsageError, NotFound: the point holds no machine, or not the disks asked for.
             ExportError, PlatformError: it could not be; nothing is left behind.
         """
         began = self._clock.monotonic()
-        instant = self._planned(chain, head, order)
         spec = machine_of(chain, head)
-        self.known.prepare(instant)
-        self.known.store(instant)
-        try:
-            self._serve(instant)
-            served_s = self._clock.monotonic() - began
-            disks = self.known.served(instant)
-            machine = platform.run_from(spec, order.placement, disks)
-            instant = self.known.change(instant, machine=machine, state="running")
-        except BaseException:
-            self._end_export(instant)
-            self.known.remove(instant)
-            raise
-        started_s = self._clock.monotonic() - began
+        instant = self.known.add(self._planned(spec, head, order))
+        with self.known.exclusive(instant):
+            machine = ""
+            try:
+                self.known.prepare(instant)
+                self._serve(instant)
+                served_s = self._clock.monotonic() - began
+                machine = platform.run_from(spec, order.placement, self.known.served(instant))
+                instant = self.known.change(instant, machine=machine, state="running")
+            except BaseException:
+                self._take_back(platform, instant, machine)
+                raise
+            started_s = self._clock.monotonic() - began
         agent_s = None
         if order.agent_limit_s and self._agent_answers(platform, machine, order.agent_limit_s):
             agent_s = self._clock.monotonic() - began
         return Started(instant, served_s, started_s, agent_s)
 
+    def _take_back(self, platform: Platform, instant: Instant, machine: str) -> None:
+        """Remove what a start that failed has made."""
+        if machine:
+            platform.switch_off(machine)
+            platform.delete(machine, disks=False)
+        self._end_export(instant)
+        self.known.remove(instant)
+
     def resume(self, platform: Platform, instant: Instant) -> list[str]:
-        """Start again what does not run: the export, the machine. Returns what was done."""
+        """Start again what does not run: the export, the machine. Returns what was done.
+
+        One that was moved, and only not tidied up, is tidied up.
+
+        Raises:
+            NotFound: its machine was removed, or its start was interrupted before there was one.
+            SourceBusy: another command works on it.
+        """
+        with self.known.exclusive(instant) as found:
+            instant = self.settled(platform, found)
+            if instant.state == "moved":
+                self._tidy(platform, instant)
+                return ["moved before; tidied up"]
+            if not instant.machine or state_of(platform, instant) is None:
+                hint = f"End it: `ruchu instant stop {instant.id[:8]}`."
+                raise NotFound(f"(the machine of instant restore {instant.name})", hint=hint)
+            return self._revive(platform, instant)
+
+    def ready(self, platform: Platform, instant: Instant) -> None:
+        """Bring an instant restore up that is to be migrated; a machine that is off stays off."""
+        state = state_of(platform, instant)
+        if state is None:
+            raise NotFound(f"(the machine of instant restore {instant.name})")
+        if not control.is_answering(self.known.control(instant)):
+            self.known.prepare(instant)
+            self._serve(instant)
+        if state is PowerState.PAUSED:
+            platform.revive(instant.machine)
+
+    def _revive(self, platform: Platform, instant: Instant) -> list[str]:
         done = []
         if not control.is_answering(self.known.control(instant)):
             self.known.prepare(instant)
             self._serve(instant)
             done.append("export")
-        if instant.machine and (revived := platform.revive(instant.machine)):
+        if revived := platform.revive(instant.machine):
             done.append(f"machine {revived}")
         return done
 
-    def stop(self, platform: Platform, instant: Instant, keep: Callable[[], None] | None) -> None:
-        """End an instant restore and remove what it took.
+    def settled(self, platform: Platform, instant: Instant) -> Instant:
+        """Return an instant restore as it truly is, and note it: what a kill kept from being noted.
+
+        A machine that was started is found by its name and its disks; one that has no served disk
+        any more was moved.
+        """
+        if instant.state == "starting":
+            machine = self._started(platform, instant)
+            if machine:
+                instant = self.known.change(instant, machine=machine, state="running")
+        if (
+            instant.state == "running"
+            and state_of(platform, instant) is not None
+            and not platform.served_disks(instant.machine)
+        ):
+            instant = self.known.change(instant, state="moved")
+        return instant
+
+    def _started(self, platform: Platform, instant: Instant) -> str:
+        """Return the id of the machine that an interrupted start has made; empty for none."""
+        for machine in platform.inventory():
+            if machine.name == instant.name and any(
+                instant.id[:16] in f"{disk.socket}{disk.path}"
+                for disk in platform.served_disks(machine.id)
+            ):
+                return machine.id
+        return ""
+
+    def stop(self, platform: Platform, instant: Instant, keep: Callable[[], None] | None) -> bool:
+        """End an instant restore and remove what it took; return whether its machine was removed.
+
+        A machine that was moved stays and runs on.
 
         Args:
             platform: where its machine is.
             instant: which.
             keep: called when the machine is off and the export has ended, before the write caches
                 go; if it fails, they stay, and the instant restore too.
+
+        Raises:
+            UsageError: it was moved in part, so it runs from new disks, too; or it was moved, and
+                there is nothing to keep.
+            SourceBusy: another command works on it.
         """
-        if instant.machine and instant.state != "moved":
-            state = state_of(platform, instant)
-            if state is not None:
+        with self.known.exclusive(instant) as found:
+            instant = self.settled(platform, found)
+            if instant.state == "moved":
+                if keep is not None:
+                    hint = "Back its machine up as any other; then stop without --keep."
+                    raise UsageError(f"({instant.name} was moved)", hint=hint)
+                self._tidy(platform, instant)
+                return False
+            there = bool(instant.machine) and state_of(platform, instant) is not None
+            if there:
+                self._require_unmoved(platform, instant)
                 if keep is not None:
                     platform.power(instant.machine, PowerState.OFF)
                 else:
                     platform.switch_off(instant.machine)
+            self._end_export(instant)
+            if keep is not None:
+                keep()
+            if there:
+                # Somebody may remove it by hand.
+                with contextlib.suppress(NotFound):
+                    platform.delete(instant.machine, disks=False)
+            self._tidy(platform, instant)
+            return there
+
+    def _require_unmoved(self, platform: Platform, instant: Instant) -> None:
+        """Refuse a machine that some of its disks have left the export.
+
+        Raises:
+            UsageError: to end it would lose what it wrote to the disks that it has of its own.
+        """
+        served = {disk.key for disk in platform.served_disks(instant.machine)}
+        own = {disk.key for disk in platform.describe(instant.machine).disks} - served
+        if moved := sorted(own & set(instant.disks)):
+            hint = "End the migration: `ruchu instant migrate`. Or remove the machine yourself."
+            raise UsageError(f"({instant.name}: {', '.join(moved)} were moved already)", hint=hint)
+
+    def _tidy(self, platform: Platform, instant: Instant) -> None:
+        """End the export and remove all that is left; the machine is not touched."""
         self._end_export(instant)
-        if keep is not None:
-            keep()
-        if instant.machine and instant.state != "moved":
-            # Somebody may have removed it by hand.
-            with contextlib.suppress(NotFound):
-                platform.delete(instant.machine, disks=False)
+        move = landings.of(self.known.folder(instant))
+        if move.directory:
+            platform.abandon(move.placement(instant), instant.token)
         self.known.remove(instant)
 
     def fields(self, instant: Instant) -> dict[str, Any]:
@@ -171,10 +274,9 @@ class InstantRestores:
             "since": instant.created,
         }
 
-    def _planned(self, chain: Chain, head: Head, order: Order) -> Instant:
+    def _planned(self, spec: MachineSpec, head: Head, order: Order) -> Instant:
         if order.protocol not in PROTOCOLS:
             raise UsageError(f"(--protocol {order.protocol!r})", hint=f"{' or '.join(PROTOCOLS)}.")
-        spec = machine_of(chain, head)
         wanted = order.placement.disks
         keys = tuple(disk.key for disk in spec.disks if not wanted or disk.key in wanted)
         if missing := set(wanted) - set(keys):
@@ -193,21 +295,37 @@ class InstantRestores:
             host=host,
             clients=order.clients or (host, *(() if order.host else (LOOPBACK,))),
             disks=keys,
-            cache=order.cache or str(self.known.directory / identity / "cache"),
+            cache=self.known.cache_for(identity, order.cache),
+            runtime=self.known.runtime_of(identity),
             created=clocks.to_text(self._clock.now()),
         )
 
     def _serve(self, instant: Instant) -> None:
         """Start the export and return when it answers."""
         process = self._launch(instant)
+        try:
+            self._wait_until_served(instant, process)
+        except BaseException:
+            process.end()
+            raise
+
+    def _wait_until_served(self, instant: Instant, process: Launched) -> None:
         path = self.known.control(instant)
         deadline = self._clock.monotonic() + EXPORT_LIMIT_S
-        while not (path.exists() and control.is_answering(path)):
+        while not self._is_served(path):
             if not process.alive():
                 raise ExportError(f"({process.said()[-LOG_TAIL:].strip()})")
             if self._clock.monotonic() > deadline:
                 raise ExportError(f"(no answer after {EXPORT_LIMIT_S:g} s)")
             self._clock.sleep(POLL_S)
+
+    @staticmethod
+    def _is_served(path: Path) -> bool:
+        """Tell whether clients may come; the control socket answers before they may."""
+        try:
+            return control.ask(path, "status").get("serving") is True
+        except ExportError:
+            return False
 
     def _end_export(self, instant: Instant) -> None:
         path = self.known.control(instant)

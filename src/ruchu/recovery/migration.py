@@ -6,22 +6,21 @@ from its storage, not through the export, so the guest keeps the export for itse
 
 Interrupted, it goes on where it was: the new disks stay under names made from the instant
 restore, a watermark says how far the point was copied, and the export hands out again every round
-that was not acknowledged.
+that was not acknowledged. All of that is of one place: where the new disks are to lie elsewhere,
+the old ones are removed, and everything begins anew.
 """
 
-import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ruchu.blocks import copying, nbd
-from ruchu.errors import Cancelled, Incomplete, PlatformError, UsageError
+from ruchu.errors import Incomplete, PlatformError, UsageError
 from ruchu.exports import control
 from ruchu.model.extents import Extent, total
 from ruchu.model.machines import MachineSpec, Placement
 from ruchu.platforms.contract import Landing, Platform, SinkDisk
+from ruchu.recovery import landings
 from ruchu.recovery.full import machine_of
 from ruchu.recovery.instant_records import Instant, Instants
 from ruchu.recovery.running import Run, leased
@@ -35,7 +34,6 @@ STRIDE = 4 << 30
 SMALL_BYTES = 16 << 20
 ROUNDS_MAX = 60
 PAUSE_LIMIT_S = 10.0
-_DOCUMENT = "migration.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +74,6 @@ class Migrated:
     seconds: float
 
 
-@dataclass(slots=True)
-class _State:
-    """What an interrupted migration remembers: bytes of the point that are in the new disks."""
-
-    path: Path
-    copied: dict[str, int] = field(default_factory=dict)
-
-    def store(self) -> None:
-        temporary = self.path.with_suffix(".partial")
-        with temporary.open("w") as file:
-            json.dump({"copied": self.copied}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-
-    def load(self) -> None:
-        try:
-            value = json.loads(self.path.read_text())["copied"]
-            self.copied = {str(key): int(number) for key, number in value.items()}
-        except FileNotFoundError:
-            self.copied = {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"({self.path}: {error})", hint="Remove it to begin anew.") from None
-
-
 class Migration:
     """One migration of one instant restore."""
 
@@ -119,7 +92,7 @@ class Migration:
         self._order = order
         self._run = run
         self._clock = chain.surroundings.clock
-        self._state = _State(known.folder(instant) / _DOCUMENT)
+        self._move = landings.of(known.folder(instant))
         self._bytes = 0
         self._rounds = 0
 
@@ -134,6 +107,7 @@ class Migration:
         machine = self._instant.machine
         placement = self._placement()
         size = sum(disk.size for disk in self._spec().disks)
+        self._head_for(platform, placement)
         if self._order.method == "hypervisor":
             progress = copying.Progress()
             self._run.watch(self._instant.name, progress)
@@ -145,6 +119,18 @@ class Migration:
         self._known.change(self._instant, state="moved")
         took = self._clock.monotonic() - began
         return Migrated(self._order.method, size, self._bytes, self._rounds, pause_s, took)
+
+    def _head_for(self, platform: Platform, placement: Placement) -> None:
+        """Remember where the new disks go, before there are any."""
+        if self._move.leads_to(placement):
+            return
+        wanted = landings.Move(self._move.path, placement.directory, placement.format)
+        for move in (self._move, wanted):
+            # What lies at the new place is of a migration whose rounds were forgotten since.
+            if move.directory:
+                platform.abandon(move.placement(self._instant), self._instant.token)
+        self._move = wanted
+        self._move.store()
 
     def _spec(self) -> MachineSpec:
         spec = machine_of(self._chain, self._head)
@@ -162,15 +148,19 @@ class Migration:
         return Placement(directory=directory, format=self._order.format)
 
     def _migrate_own(self, platform: Platform, placement: Placement) -> float:
-        token = self._instant.id[:16]
         with (
             leased(self._chain, self._head, "migration"),
-            platform.landing(self._instant.machine, placement, token) as landing,
+            platform.landing(self._instant.machine, placement, self._instant.token) as landing,
         ):
-            if landing.continued:
-                self._state.load()
-            self._state.store()
-            acknowledged = self._ask_round(None, anew=not landing.continued)
+            # What was acknowledged is in these disks only if they have been there since.
+            anew = not (landing.continued and self._move.begun)
+            if anew:
+                self._move.copied = {}
+                self._move.begun = False
+                self._move.store()
+            acknowledged = self._ask_round(None, anew=anew)
+            self._move.begun = True
+            self._move.store()
             for sink in landing.sinks:
                 self._copy_point(sink)
             acknowledged = self._converge(landing, acknowledged)
@@ -181,7 +171,7 @@ class Migration:
         entry = self._head.disk(sink.key)
         assert entry is not None
         disk = self._chain.disk(self._head, entry)
-        mark = self._state.copied.get(sink.key, 0)
+        mark = self._move.copied.get(sink.key, 0)
         data = [each for each in disk.extents() if not each.reads_as_zeros and each.end > mark]
         progress = copying.Progress(total(data))
         self._run.watch(sink.key, progress)
@@ -192,8 +182,8 @@ class Migration:
                 disk, stride, sink,
                 workers=self._run.workers, progress=progress, cancelled=self._run.cancelled,
             )  # fmt: skip
-            self._state.copied[sink.key] = end
-            self._state.store()
+            self._move.copied[sink.key] = end
+            self._move.store()
         self._bytes += progress.data
 
     def _converge(self, landing: Landing, known: "_Round") -> "_Round":
@@ -204,8 +194,8 @@ class Migration:
             self._copy_round(landing, found)
             moved, took = found.bytes, self._clock.monotonic() - began
             found = self._ask_round(found)
-            rate = moved / took if moved and took > 0 else float("inf")
-            if found.bytes <= SMALL_BYTES or found.bytes / rate < self._order.pause_limit_s / 2:
+            rate = moved / took if took > 0 else 0.0
+            if found.bytes <= max(SMALL_BYTES, rate * self._order.pause_limit_s / 2):
                 return found
         hint = "Let it write less for a while, or allow a longer pause: --pause-limit."
         raise PlatformError(
@@ -252,11 +242,12 @@ class Migration:
             extents = found.disks[sink.key]
             if not extents:
                 continue
-            if self._run.cancelled():
-                raise Cancelled
             address = nbd.Address(export=sink.key, path=str(self._known.nbd(self._instant)))
             with nbd.NbdDisk(address) as source:
-                progress = copying.copy(source, extents, sink, workers=self._run.workers)
+                progress = copying.copy(
+                    source, extents, sink,
+                    workers=self._run.workers, cancelled=self._run.cancelled,
+                )  # fmt: skip
             self._bytes += progress.data
 
 

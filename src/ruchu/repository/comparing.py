@@ -53,8 +53,11 @@ def _runs(one: DiskMap, other: DiskMap, block: int) -> Iterator[tuple[int, int]]
         first = segment * maps.SEGMENT_BLOCKS
         flags = _flags(one, other, segment)
         if shared is not None and first + maps.SEGMENT_BLOCKS > shared:
-            length = maps.segment_length(max(one.size, other.size), block, segment)
-            flags = np.zeros(length, np.bool_) if flags is None else flags
+            whole = np.zeros(maps.segment_length(max(one.size, other.size), block, segment), bool)
+            # A segment of zeros has no slots, so the flags may be those of the smaller disk.
+            if flags is not None:
+                whole[: len(flags)] = flags
+            flags = whole
             flags[max(0, shared - first) :] = True
         if flags is None:
             continue

@@ -30,11 +30,15 @@ class Holder:
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host.split('/')[0]}"
+        host = self.host.split("/")[0]
+        return f"process {self.pid} on {host}" if self.pid else host
 
 
 UNKNOWN = Holder("an unknown host", "", 0, 0)
 """Whoever wrote a lock that cannot be read; never surely dead."""
+
+NOBODY = Holder("this host", "", 0, 0)
+"""What is needed here although nothing runs."""
 
 
 def parse(name: str, value: dict[str, Any]) -> Holder:

@@ -214,8 +214,14 @@ def lease(
 def active_leases(
     storage: Storage, chain: str, surroundings: Surroundings
 ) -> dict[str, list[Held]]:
-    """Return the leases by point id; those of surely dead processes are removed first."""
-    found: dict[str, list[Held]] = {}
+    """Return the leases by point id; those of surely dead processes are removed first.
+
+    Points that this host needs without a process count as leased, too.
+    """
+    found: dict[str, list[Held]] = {
+        point: [Held("", holders.NOBODY, why, "its start")]
+        for point, why in surroundings.needed().items()
+    }
     for info in list(storage.list(layout.leases(chain))):
         point = layout.stem_of(info.name).partition(".")[0]
         held = _held(storage, info.name, _LEASE) if is_id(point) else None

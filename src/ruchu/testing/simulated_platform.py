@@ -6,11 +6,12 @@ map, make one forget changes, let a machine fail, and see what was left on the s
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ruchu.blocks import copying, nbd
 from ruchu.clock import Clock
-from ruchu.errors import AlreadyExists, NotFound, PlatformError
+from ruchu.errors import AlreadyExists, Cancelled, NotFound, SourceBusy
 from ruchu.model.extents import Content, Extent
 from ruchu.model.machines import (
     DiskSpec,
@@ -19,9 +20,10 @@ from ruchu.model.machines import (
     NicSpec,
     Placement,
     PowerState,
+    ServedDisk,
 )
 from ruchu.model.sources import ChangeRef, Consistency, Reason
-from ruchu.platforms.contract import Capabilities, OpenRequest, SourcePoint
+from ruchu.platforms.contract import Capabilities, Mirrored, OpenRequest, SourcePoint
 
 GRANULE = 64 << 10
 
@@ -36,6 +38,8 @@ class SimulatedMachine:
         failure: raised instead of opening it.
         leftovers: what a dead run has left.
         read: bytes read of each disk, in all.
+        served: its disks that come from a server; the others are in `disks`.
+        running: held while its guest writes, and while it is paused or switched.
     """
 
     name: str
@@ -47,6 +51,9 @@ class SimulatedMachine:
     failure: BaseException | None = None
     leftovers: list[str] = field(default_factory=list)
     read: dict[str, int] = field(default_factory=dict)
+    state: PowerState = PowerState.RUNNING
+    served: dict[str, ServedDisk] = field(default_factory=dict)
+    running: threading.RLock = field(default_factory=threading.RLock)
 
     def write(self, key: str, start: int, content: bytes) -> None:
         """Write to a disk, as its guest does."""
@@ -57,10 +64,12 @@ class SimulatedMachine:
                 granules.setdefault(key, set()).update(touched)
 
     def spec(self) -> MachineSpec:
-        """Return what `describe` says."""
+        """Return what `describe` says; the size of a served disk is not known here."""
+        sizes = {key: len(content) for key, content in self.disks.items()}
+        sizes = {**dict.fromkeys(self.served, 0), **sizes}
         disks = tuple(
-            DiskSpec(key, len(content), "qcow2", f"/images/{self.name}-{key}")
-            for key, content in self.disks.items()
+            DiskSpec(key, size, "qcow2", f"/images/{self.name}-{key}")
+            for key, size in sizes.items()
         )
         nics = (NicSpec("52:54:00:00:00:01", "default"),)
         native = f"<domain><name>{self.name}</name></domain>"
@@ -134,6 +143,40 @@ class SimulatedRestore:
         return machine.id
 
 
+class SimulatedLanding:
+    """New disks of a machine that runs from served ones: a `Landing`."""
+
+    def __init__(
+        self, machine: SimulatedMachine, sinks: Sequence[SimulatedSink], *, continued: bool
+    ) -> None:
+        self._machine = machine
+        self.sinks = sinks
+        self.continued = continued
+
+    def pause(self) -> None:
+        """Hold the machine; a write that is under way comes first."""
+        with self._machine.running:
+            self._machine.state = PowerState.PAUSED
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._machine.state = PowerState.RUNNING
+
+    def switch(self) -> bool:
+        """Let it go on from the new disks."""
+        with self._machine.running:
+            assert self._machine.state is PowerState.PAUSED
+            self._machine.disks = {sink.key: sink.content for sink in self.sinks}
+            self._machine.served = {}
+            self._machine.state = PowerState.RUNNING
+        return True
+
+    def abandon(self) -> None:
+        """Forget what was written."""
+        for sink in self.sinks:
+            sink.content[:] = bytes(len(sink.content))
+
+
 class SimulatedPlatform:
     """A `Platform`. `opened` counts the points that are open; `calls` is what was done, in order."""
 
@@ -145,6 +188,8 @@ class SimulatedPlatform:
         self.opened = 0
         self.opened_most = 0
         self.calls: list[tuple[str, str]] = []
+        # New disks of landings, which outlive the process that writes them.
+        self.landed: dict[tuple[str, str, str, str], bytearray] = {}
 
     def add(self, name: str, disks: dict[str, bytes]) -> SimulatedMachine:
         """Make a machine."""
@@ -161,7 +206,7 @@ class SimulatedPlatform:
         """Return all machines."""
         return [
             MachineSummary(
-                machine.id, machine.name, PowerState.RUNNING, 2, 1 << 30, len(machine.disks),
+                machine.id, machine.name, machine.state, 2, 1 << 30, len(machine.disks),
                 sum(map(len, machine.disks.values())),
             )
             for machine in self.machines.values()
@@ -264,14 +309,104 @@ class SimulatedPlatform:
         ]
         yield SimulatedRestore(self, spec, sinks)
 
+    def run_from(self, spec: MachineSpec, placement: Placement, disks: Sequence[ServedDisk]) -> str:
+        """Make a machine of served disks."""
+        name = placement.name or spec.name
+        if any(machine.name == name for machine in self.machines.values()):
+            raise AlreadyExists(f"(machine {name})")
+        served = {disk.key: disk for disk in disks}
+        machine = SimulatedMachine(name, f"id-{name}", {}, served=served)
+        self.machines[machine.id] = machine
+        self.calls.append(("run", name))
+        return machine.id
+
+    def mirror(
+        self,
+        machine: str,
+        placement: Placement,
+        watch: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> Mirrored:
+        """Copy the served disks, one after the other, while the guest is held."""
+        del placement
+        found = self._find(machine)
+        size = 0
+        for key, disk in list(found.served.items()):
+            if cancelled():
+                raise Cancelled
+            with found.running, nbd.NbdDisk(_address(disk)) as source:
+                sink = SimulatedSink(key, bytearray(source.size))
+                copying.copy(source, source.extents(), sink)
+                found.disks[key] = sink.content
+                del found.served[key]
+            size += len(sink.content)
+            watch(size, size)
+        return Mirrored(size, 0.0)
+
+    @contextlib.contextmanager
+    def landing(self, machine: str, placement: Placement, token: str) -> Iterator[SimulatedLanding]:
+        """Begin to move a machine, or go on."""
+        found = self._find(machine)
+        names = {key: (token, placement.directory, placement.format, key) for key in found.served}
+        continued = all(name in self.landed for name in names.values())
+        sinks = []
+        for key, name in names.items():
+            if not continued:
+                with nbd.NbdDisk(_address(found.served[key])) as disk:
+                    self.landed[name] = bytearray(disk.size)
+            sinks.append(SimulatedSink(key, self.landed[name]))
+        yield SimulatedLanding(found, sinks, continued=continued)
+        for name in names.values():
+            if not found.served:
+                del self.landed[name]
+
+    def abandon(self, placement: Placement, token: str) -> None:
+        """Forget new disks."""
+        for key in placement.disks:
+            self.landed.pop((token, placement.directory, placement.format, key), None)
+
+    def served_disks(self, machine: str) -> tuple[ServedDisk, ...]:
+        """Return the disks that are served."""
+        return tuple(self._find(machine).served.values())
+
+    def revive(self, machine: str) -> str:
+        """Let a machine go on."""
+        found = self._find(machine)
+        before, found.state = found.state, PowerState.RUNNING
+        return {PowerState.RUNNING: "", PowerState.PAUSED: "resumed", PowerState.OFF: "started"}[
+            before
+        ]
+
+    def socket_owner(self) -> str:
+        """Return nobody."""
+        return ""
+
+    def agent_answers(self, machine: str) -> bool:
+        """Tell whether it runs."""
+        return self._find(machine).state is PowerState.RUNNING
+
     def power(self, machine: str, state: PowerState) -> None:
-        """Not simulated."""
-        raise PlatformError(f"{machine} stays as it is, not {state.value}")
+        """Bring a machine to a state."""
+        found = self._find(machine)
+        with found.running:
+            found.state = state
+        self.calls.append((state.value, found.name))
+
+    def switch_off(self, machine: str) -> None:
+        """Switch a machine off."""
+        self.power(machine, PowerState.OFF)
 
     def delete(self, machine: str, *, disks: bool) -> None:
-        """Remove a machine."""
-        assert disks
-        del self.machines[self._find(machine).id]
+        """Remove a machine that is off; one that is not served from elsewhere has its disks here."""
+        found = self._find(machine)
+        if found.served and found.state is not PowerState.OFF:
+            raise SourceBusy(f"{found.name} runs")
+        assert disks or found.served
+        del self.machines[found.id]
 
     def close(self) -> None:
         """Nothing."""
+
+
+def _address(disk: ServedDisk) -> nbd.Address:
+    return nbd.Address(export=disk.path, path=disk.socket)

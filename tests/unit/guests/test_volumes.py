@@ -13,7 +13,7 @@ SIGNATURES = {
     "luks": (0, b"LUKS\xba\xbe\0\1"),
     "bitlocker": (3, b"-FVE-FS-"),
     "mdraid": (4096, b"\xfc\x4e\x2b\xa9"),
-    "swap": (4086, b"SWAPSPACE2"),
+    "swap": (1024, struct.pack("<III", 1, 1023, 0).ljust(3062, b"\0") + b"SWAPSPACE2"),
     "zfs": (132 << 10, b"\x0c\xb1\xba\0\0\0\0\0"),
     "refs": (3, b"ReFS\0\0\0\0"),
     "apfs": (32, b"NXSB"),

@@ -89,6 +89,11 @@ def test_it_is_what_the_bytes_say(chain, first, second):
     assert all(extent.end <= max(source.size for source in sources) for extent in found)
 
 
+def test_a_disk_that_grew_by_zeros_differs_there(chain):
+    one, other = save(chain, Letters("a", 0)), save(chain, Letters("..", 0))
+    assert comparing.differences(chain, one, other, "d") == [Extent(0, 2 * BLOCK)]
+
+
 def test_a_disk_that_only_one_has(chain):
     one, other = save(chain, Letters("ab", 0), "d"), save(chain, Letters("ab", 0), "e")
     assert comparing.differences(chain, one, other, "d") == [Extent(0, 2 * BLOCK)]

@@ -9,11 +9,12 @@ Linux kernel.
 import numpy as np
 import numpy.typing as npt
 
+from ruchu.blocks import crc32c
 from ruchu.blocks.devices import BlockReader
 from ruchu.errors import GuestDamaged, GuestError, GuestUnsupported
 from ruchu.guests import ranges
 from ruchu.guests.contract import Allocation, Ranges, everything
-from ruchu.guests.ext import checksums, groups, inodes, journal
+from ruchu.guests.ext import groups, inodes, journal
 from ruchu.guests.ext import superblock as superblocks
 from ruchu.guests.ext.groups import Groups
 from ruchu.guests.ext.superblock import Superblock
@@ -137,7 +138,7 @@ def _check_sums(
 ) -> None:
     if not superblock.checked or not len(bitmaps):
         return
-    sums = checksums.crc32c().of_rows(bitmaps, superblock.seed).astype(np.int64)
+    sums = crc32c.registers(bitmaps, superblock.seed).astype(np.int64)
     if ((sums & ((1 << table.bitmap_sum_bits) - 1)) != stored).any():
         raise GuestDamaged("the checksum of a block bitmap of ext4 is wrong")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged
 from ruchu.guests.contract import Entry, NodeKind
-from ruchu.guests.ext import checksums
 from ruchu.guests.ext import superblock as superblocks
 from ruchu.guests.ext.inodes import Inode
 from ruchu.guests.ext.superblock import Superblock
@@ -83,7 +83,7 @@ def check_sums(raw: bytes, inode: Inode, superblock: Superblock) -> None:
     begun = np.broadcast_to(np.frombuffer(seed, np.uint8), (len(rows), 8))
     summed = np.concatenate((begun, rows[:, :-_TAIL_SIZE]), axis=1)
     stored = np.ascontiguousarray(rows[:, -4:]).view("<u4").reshape(-1)
-    if (checksums.crc32c().of_rows(summed, superblock.seed) != stored).any():
+    if (crc32c.registers(summed, superblock.seed) != stored).any():
         raise GuestDamaged(f"a checksum of directory {inode.number} is wrong")
 
 

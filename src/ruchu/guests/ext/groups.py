@@ -3,13 +3,14 @@
 Source: Documentation/filesystems/ext4/{blockgroup,group_descr,bitmaps}.rst of the Linux kernel.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged
-from ruchu.guests.ext import checksums
 from ruchu.guests.ext import superblock as superblocks
 from ruchu.guests.ext.superblock import Superblock
 from ruchu.guests.volume_reading import READ_MAX, VolumeReader
@@ -22,6 +23,7 @@ _FLAG_BLOCK_UNINIT = 0x2
 # Size of the fields that every descriptor has; wider ones have 16 more at the least.
 _NARROW = 32
 _CHECKSUM = 0x1E
+_CRC16 = 0xA001
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,12 @@ def _column(raw: npt.NDArray[np.uint8], offset: int, form: str) -> Numbers:
     return found.reshape(-1).astype(np.int64)
 
 
+@functools.cache
+def _crc16() -> crc32c.Crc:
+    """Return the CRC of `uninit_bg`."""
+    return crc32c.Crc(_CRC16)
+
+
 def _summed_right(raw: npt.NDArray[np.uint8], superblock: Superblock) -> bool:
     count = len(raw)
     stored = _column(raw, _CHECKSUM, "<u2")
@@ -164,9 +172,9 @@ def _summed_right(raw: npt.NDArray[np.uint8], superblock: Superblock) -> bool:
         blank = raw.copy()
         blank[:, _CHECKSUM : _CHECKSUM + 2] = 0
         rows = np.concatenate((numbers, blank), axis=1)
-        sums = checksums.crc32c().of_rows(rows, superblock.seed)
+        sums = crc32c.registers(rows, superblock.seed)
     else:
         uuids = np.broadcast_to(np.frombuffer(superblock.uuid, np.uint8), (count, 16))
         parts = (uuids, numbers, raw[:, :_CHECKSUM], raw[:, _NARROW:])
-        sums = checksums.crc16().of_rows(np.concatenate(parts, axis=1), 0xFFFF)
+        sums = _crc16().registers(np.concatenate(parts, axis=1), 0xFFFF)
     return bool((sums & 0xFFFF == stored).all())

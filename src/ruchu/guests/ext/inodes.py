@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged, NotFound
 from ruchu.guests.contract import NodeKind, Stat
-from ruchu.guests.ext import checksums
 from ruchu.guests.ext import superblock as superblocks
 from ruchu.guests.ext.groups import Groups
 from ruchu.guests.ext.superblock import Superblock
@@ -207,7 +207,7 @@ class InodeTable:
             wanted |= np.where(upper, high << 16, 0).astype(np.uint32)
             mask = np.where(upper, 0xFFFFFFFF, 0xFFFF).astype(np.uint32)
             row[upper, 8 + 0x82 : 8 + 0x84] = 0
-        sums = checksums.crc32c().of_rows(row, self._superblock.seed)
+        sums = crc32c.registers(row, self._superblock.seed)
         return np.asarray((sums & mask) == wanted).tobytes()
 
 

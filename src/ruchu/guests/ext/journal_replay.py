@@ -12,9 +12,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ruchu.blocks import crc32c
 from ruchu.blocks.devices import BlockReader
 from ruchu.errors import GuestDamaged, GuestUnsupported, NotFound
-from ruchu.guests.ext import checksums, groups, mapping
+from ruchu.guests.ext import groups, mapping
 from ruchu.guests.ext import superblock as superblocks
 from ruchu.guests.ext.inodes import InodeTable
 from ruchu.guests.ext.journal import MAGIC
@@ -151,7 +152,7 @@ def _opened(volume: VolumeReader, superblock: Superblock) -> _Log:
     sound = magic == MAGIC and kind in _SUPERBLOCKS and block == superblock.block
     if not sound or not 1 <= first < most <= count or start >= most:
         raise GuestDamaged("the superblock of the journal of ext4")
-    seed = checksums.crc32c().of(raw[0x30:0x40])
+    seed = crc32c.register(raw[0x30:0x40])
     return _Log(places[:most], first, start, sequence, incompat, seed)
 
 
@@ -190,7 +191,7 @@ def _right(raw: bytes, kind: int, log: _Log) -> bool:
         return True
     at = 0x10 if kind == _COMMIT else len(raw) - 4
     blank = raw[:at] + bytes(4) + raw[at + 4 :]
-    return checksums.crc32c().of(blank, seed=log.seed) == int.from_bytes(raw[at : at + 4], "big")
+    return crc32c.register(blank, log.seed) == int.from_bytes(raw[at : at + 4], "big")
 
 
 def _tags(raw: bytes, log: _Log) -> Iterator[tuple[int, int]]:

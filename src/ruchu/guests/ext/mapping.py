@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged, GuestUnsupported
-from ruchu.guests.ext import checksums
 from ruchu.guests.ext.inodes import FLAG_EXTENTS, Inode
 from ruchu.guests.ext.superblock import Superblock
 from ruchu.guests.volume_reading import VolumeReader
@@ -150,7 +150,7 @@ class _ExtentTree:
             at = _HEADER + most * _HEADER
             seed = self._inode.number.to_bytes(4, "little")
             seed += self._inode.generation.to_bytes(4, "little")
-            right = checksums.crc32c().of(seed, raw[:at], seed=self._superblock.seed)
+            right = crc32c.register(seed + raw[:at], self._superblock.seed)
             if at + 4 > len(raw) or right != int.from_bytes(raw[at : at + 4], "little"):
                 raise GuestDamaged(f"the checksum of a map of inode {self._inode.number} is wrong")
         return raw

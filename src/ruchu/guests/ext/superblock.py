@@ -8,8 +8,8 @@ import struct
 import uuid
 from dataclasses import dataclass
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged, GuestUnsupported
-from ruchu.guests.ext import checksums
 from ruchu.guests.volume_reading import VolumeReader
 
 OFFSET = 1024
@@ -222,7 +222,6 @@ def _assembled(raw: bytes, head: dict[str, int]) -> Superblock:
     blocks = head["blocks_low"] | (at(0x150) << 32 if wide else 0)
     group_blocks = head["group_blocks"]
     clustered = bool(head["ro_compat"] & RO_BIGALLOC)
-    crc = checksums.crc32c()
     own_seed = head["incompat"] & INCOMPAT_CSUM_SEED
     return Superblock(
         blocks=blocks,
@@ -246,8 +245,8 @@ def _assembled(raw: bytes, head: dict[str, int]) -> Superblock:
         last_orphan=at(0xE8),
         uuid=raw[0x68:0x78],
         label=raw[0x78:0x88].split(b"\0")[0],
-        seed=at(0x270) if own_seed else crc.of(raw[0x68:0x78]),
-        intact=not checked or crc.of(raw[:0x3FC]) == at(0x3FC),
+        seed=at(0x270) if own_seed else crc32c.register(raw[0x68:0x78]),
+        intact=not checked or crc32c.register(raw[:0x3FC]) == at(0x3FC),
     )
 
 

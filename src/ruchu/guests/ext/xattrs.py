@@ -8,9 +8,9 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged
 from ruchu.guests.contract import XATTR_BYTES_MAX
-from ruchu.guests.ext import checksums
 from ruchu.guests.ext.superblock import Superblock
 
 INDEX_SYSTEM = 7
@@ -71,7 +71,7 @@ def within_block(raw: bytes, number: int, superblock: Superblock) -> list[Attrib
         raise GuestDamaged(f"block {number} holds no extended attributes")
     if superblock.checked:
         blank = raw[:_BLOCK_SUM] + bytes(4) + raw[_BLOCK_SUM + 4 :]
-        right = checksums.crc32c().of(number.to_bytes(8, "little"), blank, seed=superblock.seed)
+        right = crc32c.register(number.to_bytes(8, "little") + blank, superblock.seed)
         if right != int.from_bytes(raw[_BLOCK_SUM : _BLOCK_SUM + 4], "little"):
             raise GuestDamaged(f"the checksum of the attributes in block {number} is wrong")
     return list(_entries(raw, _BLOCK_HEADER))

@@ -15,6 +15,7 @@ from ruchu.guests.ntfs.volume import (
     BITMAP,
     BOOT,
     FIRST_USER_RECORD,
+    I30,
     LOG_FILE,
     MFT,
     MIRROR,
@@ -24,7 +25,8 @@ from ruchu.guests.ntfs.volume import (
 
 # Bytes of the bitmap looked at together: 8 Mi clusters, some 40 MiB of memory.
 _STEP = 1 << 20
-_HIBERNATED = {b"hibr", b"HIBR"}
+# Written there, and being read back at the moment of the point.
+_HIBERNATED = {b"hibr", b"HIBR", b"rstr", b"RSTR"}
 
 
 def allocation(device: BlockReader, *, frozen: bool) -> Allocation:
@@ -33,7 +35,7 @@ def allocation(device: BlockReader, *, frozen: bool) -> Allocation:
         volume = Volume(device)
         doubt = trouble(volume, frozen=frozen)
         if doubt:
-            return everything(device.size, doubt)
+            return everything(device.size, doubt, suspended=_hibernated(volume))
         return Allocation(_used(volume, device.size))
     except (GuestDamaged, GuestUnsupported, NotFound) as error:
         return everything(device.size, str(error))
@@ -82,6 +84,9 @@ def metadata(volume: Volume) -> Ranges:
     """
     parts = [streams.places(volume.metadata_layout(n)) for n in (MIRROR, LOG_FILE, BITMAP, BOOT)]
     parts.append(streams.places(volume.metadata_layout(MFT)))
+    root = volume.node(ROOT)
+    if root.parts(attributes.INDEX_ALLOCATION, I30):
+        parts.append(streams.places(volume.layout(root, attributes.INDEX_ALLOCATION, I30)))
     return ranges.union(*parts)
 
 

@@ -160,7 +160,8 @@ def _leaf(found: Superblock, owner: int, read: BlockReader, raw: bytes) -> Itera
     if head + count * _ENTRY.size > len(raw):
         raise GuestDamaged(f"{count} attributes in a block of XFS inode {owner}")
     for at, flags in _ENTRY.iter_unpack(raw[head : head + count * _ENTRY.size]):
-        if at < head or at + _REMOTE_VALUE.size > len(raw):
+        fixed = _LOCAL_VALUE if flags & _LOCAL else _REMOTE_VALUE
+        if at < head or at + fixed.size > len(raw):
             raise GuestDamaged(f"an attribute of XFS inode {owner} leaves its block")
         if flags & _LOCAL:
             value_length, name_length = _LOCAL_VALUE.unpack_from(raw, at)

@@ -34,6 +34,7 @@ from ruchu.platforms.libvirt import (
     hosts,
     instants,
     inventory,
+    landing,
     leftovers,
     machines,
     mirroring,
@@ -44,7 +45,6 @@ from ruchu.platforms.libvirt import (
 )
 from ruchu.platforms.libvirt.capture import Capture, Settings, Target
 from ruchu.platforms.libvirt.client import Client, translated
-from ruchu.platforms.libvirt.landing import DiskLanding
 from ruchu.platforms.libvirt.offline import OfflineCapture
 from ruchu.platforms.libvirt.running import RunningCapture
 
@@ -210,7 +210,15 @@ class LibvirtPlatform:
         """Begin to move a machine that runs from served disks into images, by our means."""
         domain = self._client.domain(machine)
         targets = instants.targets(domain, placement)
-        return DiskLanding(self._client, self._settings, domain, targets, token)
+        return landing.DiskLanding(self._client, self._settings, domain, targets, token)
+
+    def abandon(self, placement: Placement, token: str) -> None:
+        """Remove the images that interrupted moves have left."""
+        landing.abandon(self._settings, placement, token)
+
+    def served_disks(self, machine: str) -> tuple[ServedDisk, ...]:
+        """Return the disks that a machine has from a server, now or at its next start."""
+        return instants.served_disks(self._client.domain(machine))
 
     def revive(self, machine: str) -> str:
         """Let a machine go on whose served disks were gone for a while."""

@@ -6,14 +6,16 @@ The definition is the saved one with other disk sources, so the guest finds the 
 import contextlib
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
 
 import libvirt
 
 from ruchu.errors import AlreadyExists, InvalidName, NotFound, Unsupported
 from ruchu.model.machines import MachineSpec, Placement, ServedDisk
-from ruchu.platforms.libvirt import domain_xml, images, power
+from ruchu.platforms.libvirt import domain_xml, images, inventory, power
 from ruchu.platforms.libvirt.capture import Settings
 from ruchu.platforms.libvirt.client import Client, Domain, translated
+from ruchu.platforms.libvirt.hosts import Host
 from ruchu.platforms.libvirt.machines import NAME, NVRAM_SUFFIX
 
 _USER = re.compile(r"\+?(\d+):")
@@ -72,10 +74,41 @@ def run(
 def served_keys(domain: Domain) -> tuple[str, ...]:
     """Return the keys of the disks that a machine has from a server now."""
     with translated(f"machine {domain.name()}"):
-        root = domain_xml.parse(domain.XMLDesc(0))
-    return tuple(
-        key for key, element in domain_xml.disk_elements(root) if element.get("type") == "network"
-    )
+        return tuple(_served(domain.XMLDesc(0)))
+
+
+def served_disks(domain: Domain) -> tuple[ServedDisk, ...]:
+    """Return the disks that a machine has from a server now, or would have at its next start."""
+    with translated(f"machine {domain.name()}"):
+        texts = [domain.XMLDesc(0), domain.XMLDesc(inventory.CONFIG_FLAGS)]
+    return tuple({**_served(texts[1]), **_served(texts[0])}.values())
+
+
+def _served(text: str) -> dict[str, ServedDisk]:
+    found = {}
+    for key, element in domain_xml.disk_elements(domain_xml.parse(text)):
+        source = element.find("source")
+        if element.get("type") != "network" or source is None:
+            continue
+        protocol = source.get("protocol", "")
+        # A disk on a cluster that somebody added is no disk of ours.
+        if protocol in PROTOCOLS:
+            host = source.find("host")
+            place = host.attrib if host is not None else {}
+            found[key] = ServedDisk(
+                key,
+                protocol,
+                source.get("name", ""),
+                socket=place.get("socket", ""),
+                host=place.get("name", ""),
+            )
+    return found
+
+
+def source_of(domain: Domain, key: str) -> str:
+    """Return where a disk of a machine lies now; empty if there is none."""
+    elements = dict(domain_xml.disk_elements(domain_xml.parse(domain.XMLDesc(0))))
+    return domain_xml.disk_location(elements[key]) if key in elements else ""
 
 
 def require_served(domain: Domain) -> tuple[str, ...]:
@@ -88,6 +121,21 @@ def require_served(domain: Domain) -> tuple[str, ...]:
     if not keys:
         raise NotFound(f"(a served disk of machine {domain.name()})")
     return keys
+
+
+def moved_definition(domain: Domain, targets: Mapping[str, domain_xml.NewImage]) -> str:
+    """Return the definition to keep, with new images, and those that the machine has already.
+
+    A move of several disks that was interrupted has left some of them in the running machine only.
+    """
+    config = domain.XMLDesc(inventory.CONFIG_FLAGS)
+    images = dict(targets)
+    for key, element in domain_xml.disk_elements(domain_xml.parse(domain.XMLDesc(0))):
+        path, driver = domain_xml.disk_location(element), element.find("driver")
+        if key in _served(config) and element.get("type") == "file":
+            image_format = driver.get("type", "raw") if driver is not None else "raw"
+            images[key] = domain_xml.NewImage(path, image_format)
+    return domain_xml.with_images(config, images)
 
 
 def _put_nvram(settings: Settings, spec: MachineSpec, name: str, undo: contextlib.ExitStack) -> str:
@@ -116,6 +164,20 @@ def targets(domain: Domain, placement: Placement) -> dict[str, domain_xml.NewIma
     Raises:
         InvalidName: the directory or the format cannot be.
     """
+    keys = [disk.key for disk in served_disks(domain)]
+    if not keys:
+        raise NotFound(f"(a served disk of machine {domain.name()})")
+    return images_of(domain.name(), keys, placement)
+
+
+def images_of(
+    name: str, keys: Iterable[str], placement: Placement
+) -> dict[str, domain_xml.NewImage]:
+    """Return where the disks of a machine of that name go.
+
+    Raises:
+        InvalidName: the name, the directory or the format cannot be.
+    """
     directory = placement.directory.rstrip("/")
     if not directory.startswith("/") or ".." in directory.split("/") or "\0" in directory:
         hint = "Give the full path of a directory on the host."
@@ -123,13 +185,41 @@ def targets(domain: Domain, placement: Placement) -> dict[str, domain_xml.NewIma
     image_format = placement.format or "qcow2"
     if image_format not in images.FORMATS:
         raise InvalidName(f"format {image_format!r}", hint="qcow2 or raw.")
-    name = domain.name()
     if not NAME.fullmatch(name):
         raise InvalidName(f"machine name {name!r}")
     return {
         key: domain_xml.NewImage(f"{directory}/{name}-{key}.{image_format}", image_format)
-        for key in require_served(domain)
+        for key in keys
     }
+
+
+def begun_mark(path: str) -> str:
+    """Return the path of the mark that says: the image beside it is ours, and nobody's disk yet."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.ruchu-begun"
+
+
+def put_mark(host: Host, path: str) -> None:
+    """Put the mark beside where an image is going to be."""
+    mark = begun_mark(path)
+    host.remove(mark)
+    host.write(mark, b"")
+
+
+def clear_begun(host: Host, image: domain_xml.NewImage) -> None:
+    """Remove an image that an interrupted move has left, if its mark is there.
+
+    Raises:
+        CommandFailed: it is in use, so it stays.
+    """
+    mark = begun_mark(image.path)
+    if not host.exists(mark):
+        return
+    if host.exists(image.path):
+        # QEMU locks what it writes to: whatever the mark says, a living disk is never removed.
+        images.information(host, image.path, image.format)
+        host.remove(image.path)
+    host.remove(mark)
 
 
 def qemu_user(client: Client) -> str:

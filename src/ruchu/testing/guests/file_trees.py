@@ -19,6 +19,8 @@ _BLOCK = 65536
 # Larger files are read only where they have data: as the program does.
 _READ_WHOLE_MAX = 16 << 20
 _ZEROS = bytes(_BLOCK)
+# XFS shows root every ACL a second time, in its own form.
+_ACLS_OF_XFS = {"trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"}
 _KINDS = {
     NodeKind.FILE: "-",
     NodeKind.DIRECTORY: "d",
@@ -102,6 +104,8 @@ def _line(line: bytes) -> tuple[bytes, Shown]:
     major, _, minor = words[12].partition(":")
     pairs = (item.partition("=") for item in _items(words[14]))
     xattrs = {bytes.fromhex(name).decode(): value for name, _, value in pairs}
+    for name in _ACLS_OF_XFS:
+        xattrs.pop(name, None)
     data = [item.partition("-") for item in _items(words[16])]
     return _bytes(path), Shown(
         kind,

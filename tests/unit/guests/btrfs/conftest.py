@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ruchu.guests.btrfs import checksums
+from ruchu.blocks import crc32c
 from ruchu.model.extents import Extent
 
 SUPERBLOCK = 64 << 10
@@ -45,7 +45,7 @@ class Image:
         self.seal(block, size)
 
     def seal(self, block, size):
-        state = checksums.crc32c(self.bytes_at(block + 32, size - 32)) ^ 0xFFFFFFFF
+        state = crc32c.checksum(self.bytes_at(block + 32, size - 32))
         self.overwrite(block, struct.pack("<I", state))
 
     def change_superblock(self, at, data):

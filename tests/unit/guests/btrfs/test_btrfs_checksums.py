@@ -4,6 +4,7 @@ import struct
 import numpy as np
 import pytest
 
+from ruchu.blocks import crc32c
 from ruchu.errors import GuestUnsupported
 from ruchu.guests import btrfs
 from ruchu.guests.btrfs import checksums
@@ -13,17 +14,11 @@ def blocks_of(rng, count=5, length=4096):
     return np.frombuffer(rng.randbytes(count * length), np.uint8).reshape(count, length).copy()
 
 
-def test_crc32c_is_that_of_rfc_3720():
-    assert checksums.crc32c(b"123456789") ^ 0xFFFFFFFF == 0xE3069283
-    assert checksums.crc32c(bytes(32)) ^ 0xFFFFFFFF == 0x8A9136AA
-    assert checksums.crc32c(b"\xff" * 32) ^ 0xFFFFFFFF == 0x62A8AB43
-
-
 @pytest.mark.parametrize("length", [512, 4096, 65536])
 def test_crc32c_of_many_blocks_is_that_of_each(rng, length):
     blocks = blocks_of(rng, 3, length)
     for row in blocks:
-        state = checksums.crc32c(row[checksums.ROOM :].tobytes()) ^ 0xFFFFFFFF
+        state = crc32c.checksum(row[checksums.ROOM :].tobytes())
         row[:4] = np.frombuffer(struct.pack("<I", state), np.uint8)
     assert checksums.right(blocks, checksums.CRC32C).tolist() == [True] * 3
     blocks[1, length - 1] ^= 1

@@ -1,0 +1,205 @@
+"""A guest under load loses its power, or is frozen: what counts, what is shown, what comes back.
+
+A program in the guest writes, renames, removes and fsyncs all the time, and tells a second disk
+what is safe. The judges are a kernel that mounts what is left, and the checkers of the makers.
+"""
+
+import contextlib
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ruchu.blocks.files import FileReader
+from ruchu.errors import GuestError
+from ruchu.guests import ranges, volumes
+from ruchu.testing.guests import file_trees
+from ruchu.testing.guests.guest import GuestDisk, defined
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
+
+MIB = 1 << 20
+SIZE = 400 * MIB
+LIMIT_S = 300
+# Seconds of load before the power goes, and the load that goes on while it is frozen.
+LOAD_S, LONG_S = 20, 120
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file system with a journal.
+
+    Attributes:
+        make: program and options that make it.
+        modules: what the guest's kernel needs for it.
+        judge: program that says whether it is sound.
+        mount: options of a mount of a copy on the host.
+        doubt: a word of the doubt after a power cut; empty if its map needs no journal.
+        replayed: it is shown as after its journal was replayed.
+    """
+
+    make: str
+    modules: tuple[str, ...]
+    judge: str
+    mount: str = "noatime"
+    doubt: str = ""
+    replayed: bool = False
+
+
+CASES = {
+    "ext4": Case("mkfs.ext4 -q -F", (), "e2fsck -fn", doubt="journal", replayed=True),
+    "xfs": Case("mkfs.xfs -q", ("xfs",), "xfs_repair -n", "noatime,nouuid", doubt="log"),
+    "btrfs": Case("mkfs.btrfs -q", ("btrfs",), "btrfs check --readonly"),
+}
+
+
+def run(*words):
+    done = subprocess.run(
+        [str(word) for word in words], capture_output=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """Return where the program is that fills, changes and lists, linked statically."""
+    target = tmp_path_factory.mktemp("program") / "file_tree"
+    file_trees.compiled(Path(__file__).with_name("file_tree.c"), target)
+    return target
+
+
+@contextlib.contextmanager
+def guest_with(uri, program, kind):
+    """Yield a guest with the file system at /mnt/v, filled with 1,500 files, and an empty disk."""
+    case = CASES[kind]
+    disks = [GuestDisk("vda", SIZE, "raw", filesystem=False)]
+    disks += [GuestDisk("vdb", 16 * MIB, "raw", filesystem=False)]
+    with defined(uri, disks, modules=case.modules) as guest:
+        run(*case.make.split(), guest.disks["vda"])
+        guest.start()
+        guest.put("/tmp/file_tree", program.read_bytes(), executable=True)
+        guest.run("umount /mnt/vda 2>/dev/null; mkdir -p /mnt/v")
+        guest.run(f"mount -t {kind} -o noatime /dev/vda /mnt/v")
+        guest.run("/tmp/file_tree grow /mnt/v/still 3 1500 0", LIMIT_S)
+        yield guest
+
+
+def listed(program, place, output):
+    """Return what the host's kernel shows of a tree."""
+    run(program, "list", place, output)
+    return file_trees.parsed(output.read_bytes())
+
+
+@contextlib.contextmanager
+def mounted(image, options):
+    place = image.with_suffix(".mount")
+    place.mkdir()
+    run("mount", "-o", f"loop,{options}", image, place)
+    try:
+        yield place
+    finally:
+        run("umount", place)
+        place.rmdir()
+
+
+def only_mapped(image, used):
+    """Return a copy of the bytes that count, with noise in the place of all others."""
+    copy = image.with_suffix(".copy")
+    noise = b"\xa5\x5a\x00\xff" * (MIB // 4)
+    size = image.stat().st_size
+    unused = ranges.complement(used, size)
+    with image.open("rb") as source, copy.open("wb") as sink:
+        for first, end in [*used.tolist(), *unused.tolist()]:
+            wanted = ranges.total(ranges.clipped(used, first, end)) > 0
+            for at in range(first, end, MIB):
+                source.seek(at)
+                sink.seek(at)
+                length = min(MIB, end - at)
+                sink.write(source.read(length) if wanted else noise[:length])
+    return copy
+
+
+def found_on(image, *, frozen):
+    """Return the map of an image, and what we show of it; None if we say that we cannot."""
+    with FileReader(image) as device:
+        (volume,) = volumes.discover({"vda": device}).volumes
+        found = volumes.allocation_of(volume, frozen=frozen)
+        try:
+            return found, file_trees.read(volumes.open_file_system(volume))
+        except GuestError:
+            return found, None
+
+
+def part(tree, top):
+    return {path: shown for path, shown in tree.items() if path.startswith(top)}
+
+
+def assert_same(ours, theirs, ignoring=frozenset()):
+    different = file_trees.differences(ours, theirs, ignoring=ignoring)
+    assert not different, "\n".join(different[:20])
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_after_a_power_cut_nothing_that_was_safe_is_missing(libvirt_uri, program, tmp_path, kind):
+    case, image = CASES[kind], tmp_path / "vda.raw"
+    with guest_with(libvirt_uri, program, kind) as guest:
+        churn = f"/tmp/file_tree churn /mnt/v/busy 5 {LONG_S} /dev/vdb"
+        guest.run(f"{churn} >/dev/null 2>&1 & sleep {LOAD_S}", LIMIT_S)
+        with guest.connect() as connection:
+            connection.lookupByUUIDString(guest.uuid).destroy()
+        shutil.move(guest.disks["vda"], image)
+        safe = file_trees.safe_files(guest.disks["vdb"].read_bytes())
+    assert len(safe) > 20
+    found, ours = found_on(image, frozen=False)
+    if case.doubt:
+        assert case.doubt in found.doubt
+        assert found.used.tolist() == [[0, SIZE]]
+    else:
+        assert found.doubt == ""
+        assert ranges.total(found.used) < SIZE // 2
+    copy = only_mapped(image, found.used)
+    with mounted(copy, case.mount) as place:
+        kernels = listed(program, place, tmp_path / "list")
+    run(*case.judge.split(), copy)
+    contents = {path: shown.content for path, shown in kernels.items()}
+    assert {name: contents.get(b"/busy/" + name) for name in safe} == safe
+    assert len(part(kernels, b"/still")) > 1400
+    if case.replayed:
+        assert_same(ours, kernels)
+    elif ours is not None:
+        # Without the journal it may be older; what was not touched since is whole.
+        assert_same(part(ours, b"/still"), part(kernels, b"/still"))
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_frozen_one_is_understood_while_it_is_worked_on(libvirt_uri, program, tmp_path, kind):
+    case, image = CASES[kind], tmp_path / "frozen.raw"
+    with guest_with(libvirt_uri, program, kind) as guest:
+        guest.run("/tmp/file_tree list /mnt/v/still /tmp/list", LIMIT_S)
+        guest.run("sync; dd if=/tmp/list of=/dev/vdb bs=65536 conv=fsync 2>/dev/null", LIMIT_S)
+        kernels = file_trees.parsed(guest.disks["vdb"].read_bytes())
+        guest.run(f"/tmp/file_tree churn /mnt/v/busy 5 {LONG_S} /dev/vdb >/dev/null 2>&1 &")
+        guest.run(f"sleep {LOAD_S // 2}", LIMIT_S)
+        assert guest.agent("guest-fsfreeze-freeze") == 1
+        try:
+            safe = file_trees.safe_files(guest.disks["vdb"].read_bytes())
+            run("cp", "--sparse=always", guest.disks["vda"], image)
+        finally:
+            assert guest.agent("guest-fsfreeze-thaw") == 1
+    assert len(safe) > 10
+    found, ours = found_on(image, frozen=True)
+    assert found.doubt == ""
+    assert ranges.total(found.used) < SIZE // 2
+    copy = only_mapped(image, found.used)
+    assert found_on(copy, frozen=True)[1] == ours
+    run(*case.judge.split(), copy)
+    with mounted(copy, case.mount) as place:
+        theirs = listed(program, place, tmp_path / "list")
+    run(*case.judge.split(), copy)
+    assert_same(ours, theirs)
+    assert {name: ours[b"/busy/" + name].content for name in safe} == safe
+    still = {path.removeprefix(b"/still"): shown for path, shown in part(ours, b"/still").items()}
+    # The first list was made before the room of what was just written was settled.
+    assert_same(still, kernels, frozenset({"allocated", "data"}))
