@@ -130,8 +130,7 @@ def test_every_folder_of_modules_is_a_package() -> None:
 
 def test_no_two_test_modules_have_one_name() -> None:
     # Folders of tests are no packages, so pytest could not tell them apart.
-    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
-    names.pop("conftest.py", None)
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert not [name for name, count in names.items() if count > 1]
 
 

@@ -134,25 +134,6 @@ def seen_in_guest(uri, program, kind, case, image):
         return file_trees.parsed(guest.disks["vdb"].read_bytes())
 
 
-def only_mapped(image, used):
-    """Return a copy of the bytes that count, with noise in the place of all others."""
-    copy = image.with_suffix(".copy")
-    noise = b"\xa5\x5a\x00\xff" * (MIB // 4)
-    size = image.stat().st_size
-    with image.open("rb") as source, copy.open("wb") as sink:
-        for first, end in ranges.complement(used, size).tolist():
-            for at in range(first, end, MIB):
-                sink.seek(at)
-                sink.write(noise[: min(MIB, end - at)])
-        for first, end in used.tolist():
-            for at in range(first, end, MIB):
-                source.seek(at)
-                sink.seek(at)
-                sink.write(source.read(min(MIB, end - at)))
-        sink.truncate(size)
-    return copy
-
-
 @contextlib.contextmanager
 def the_volume(image):
     with FileReader(image) as device:
@@ -177,7 +158,7 @@ def test_a_guests_kernel_shows_what_we_show(libvirt_uri, program, tmp_path, name
         found = volumes.allocation_of(volume, frozen=False)
         assert found.doubt == ""
         assert ranges.total(found.used) < case.size * 2 // 3
-    copy = only_mapped(image, found.used)
+    copy = file_trees.only_mapped(image, found.used)
     run(*case.judge.split(), copy)
     with the_volume(copy) as volume:
         assert file_trees.read(volumes.open_file_system(volume)) == ours

@@ -234,7 +234,8 @@ class Instants:
         """Remove an instant restore with its write caches; the document goes last."""
         with _reporting():
             for key in instant.disks:
-                instant.cache_of(key).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    instant.cache_of(key).unlink()
             # What NFS clients created beside the disks.
             shutil.rmtree(Path(instant.cache) / ".nfs", ignore_errors=True)
             with contextlib.suppress(OSError):  # somebody put files of his own there

@@ -1,7 +1,6 @@
 """Instant restores against a platform in memory: started, found again, ended, never lost."""
 
 import contextlib
-import os
 import threading
 
 import pytest
@@ -355,7 +354,7 @@ def test_folders_of_starts_that_never_began_go(restores, platform, saved, known)
     left.mkdir(parents=True)
     (left / "instant.partial").touch()
     (known.directory / "notes").mkdir()
-    restores.start(platform, *saved, order())
+    started = restores.start(platform, *saved, order()).instant
     assert not left.exists()
     assert (known.directory / "notes").exists()
-    assert os.stat(known.directory).st_mode & 0o077 == 0
+    assert known.folder(started).stat().st_mode & 0o077 == 0
