@@ -255,7 +255,9 @@ def _versions() -> dict[str, str]:
     found = {}
     for program in ("nbdkit", "qemu-nbd", "qemu-img"):
         try:
-            done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [program, "--version"], capture_output=True, text=True, check=True
+            )
         except FileNotFoundError:
             raise Failed(f"{program} is missing; `make bench` installs it") from None
         found[program] = done.stdout.splitlines()[0]

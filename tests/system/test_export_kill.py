@@ -323,50 +323,56 @@ def free_address():
     return f"127.{1 + number % 250}.{1 + number // 250 % 250}.9"
 
 
+def export_words(cli, point, protocol, port):
+    """Return the command that serves, on the same address each time."""
+    place = ("nbd", point, "--disk", "0", "--socket", cli.home / "sock")
+    if protocol == "nfs":
+        place = ("nfs", point, "--listen", f"{free_address()}:{port}", "--portmapper", "--path",
+                 NFS_PATH, "--allow", "127.0.0.0/8")  # fmt: skip
+    return ("export", *place, "--writable", cli.home / "cache")
+
+
+def started_qemu(cli, protocol, answer, orders):
+    """Start qemu-io; over NBD it is told to wait for a server that went away."""
+    path = cli.home / "sock"
+    where = ["--image-opts", f"driver=nbd,server.type=unix,server.path={path},reconnect-delay=120"]
+    if protocol == "nfs":
+        where = ["-f", "raw", f"nfs://{free_address()}{NFS_PATH}/{answer['files'][0]}"]
+    return subprocess.Popen(
+        ["stdbuf", "-oL", "qemu-io", *orders, *where],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def good(said):
+    assert said, "qemu-io ended early"
+    assert b"fail" not in said.lower(), said[-2000:]
+    assert b"error" not in said.lower(), said[-2000:]
+
+
 @pytest.mark.parametrize("protocol", ["nbd", "nfs"])
 def test_qemu_goes_on_over_kills(cli, point, rng, protocol):
     """Its writes are held while nobody answers, and all of them are there in the end."""
     if not shutil.which("qemu-io"):
         pytest.skip("qemu-io is not installed")
-    socket, cache, host = cli.home / "sock", cli.home / "cache", free_address()
     expected = bytearray((cli.home / "image").read_bytes())
-
-    def words(port):
-        place = ("nbd", point, "--disk", "0", "--socket", socket)
-        if protocol == "nfs":
-            place = ("nfs", point, "--listen", f"{host}:{port}", "--portmapper", "--path",
-                     NFS_PATH, "--allow", "127.0.0.0/8")  # fmt: skip
-        return ("export", *place, "--writable", cache)
-
-    port, client, kills = 0, None, [rng.randrange(5, 90) for _ in range(QEMU_KILLS)]
+    orders = qemu_orders(rng, expected)
+    port, client = 0, None
     try:
-        for count in kills:
-            with cli.serving(*words(port)) as serving:
-                if client is None:
-                    where = ["--image-opts", f"driver=nbd,server.type=unix,server.path={socket},"
-                             "reconnect-delay=120"]  # fmt: skip
-                    if protocol == "nfs":
-                        port = int(serving.answer["url"].split(":")[2].partition("/")[0])
-                        (name,) = serving.answer["files"]
-                        where = ["-f", "raw", f"nfs://{host}{NFS_PATH}/{name}"]
-                    client = subprocess.Popen(
-                        ["stdbuf", "-oL", "qemu-io", *qemu_orders(rng, expected), *where],
-                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    )  # fmt: skip
-                for _ in range(count):
-                    line = client.stdout.readline()
-                    assert line, "qemu-io ended early"
-                    assert b"fail" not in line.lower(), line
-                    assert b"error" not in line.lower(), line
+        for _ in range(QEMU_KILLS):
+            with cli.serving(*export_words(cli, point, protocol, port)) as serving:
+                if protocol == "nfs":
+                    port = int(serving.answer["url"].split(":")[2].partition("/")[0])
+                client = client or started_qemu(cli, protocol, serving.answer, orders)
+                for _ in range(rng.randrange(5, 90)):
+                    good(client.stdout.readline())
                 serving.kill()
-        with cli.serving(*words(port)):
-            said = client.communicate(timeout=LIMIT_S)[0].decode()
-            assert client.returncode == 0, said[-2000:]
-            assert "fail" not in said.lower(), said[-2000:]
-            assert "error" not in said.lower(), said[-2000:]
-        with cli.serving("export", "nbd", point, "--socket", socket, "--writable", cache):
+        with cli.serving(*export_words(cli, point, protocol, port)):
+            good(client.communicate(timeout=LIMIT_S)[0])
+            assert client.returncode == 0
+        with cli.serving(*export_words(cli, point, "nbd", 0)):
             buffer = bytearray(SIZE)
-            with NbdDisk(Address("", path=str(socket))) as disk:
+            with NbdDisk(Address("", path=str(cli.home / "sock"))) as disk:
                 disk.read_into(0, memoryview(buffer))
             assert buffer == expected
     finally:

@@ -79,7 +79,9 @@ def disk(tmp_path):
     image = tmp_path / "disk.raw"
     sh("truncate", "-s", "256M", image)
     layout = "label: gpt\n"
-    layout += "start=2048, size=131072\nstart=133120, size=65536\nstart=200704, size=131072\n"
+    layout += (
+        "start=2048, size=131072\nstart=133120, size=65536, type=swap\nstart=200704, size=131072\n"
+    )
     layout += "start=409600, size=32768\n"
     (tmp_path / "layout").write_text(layout)
     commands.run(["sfdisk", "-q", str(image)], timeout_s=60, input=layout.encode())

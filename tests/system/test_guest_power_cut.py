@@ -62,6 +62,12 @@ def run(*words):
     assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
 
 
+def said_of(image, judge):
+    done = subprocess.run([*judge.split(), image], capture_output=True, check=False, timeout=250)
+    name = bytes(image)
+    return done.returncode, done.stdout.replace(name, b""), done.stderr.replace(name, b"")
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """Return where the program is that fills, changes and lists, linked statically."""
@@ -83,6 +89,8 @@ def guest_with(uri, program, kind):
         guest.run("umount /mnt/vda 2>/dev/null; mkdir -p /mnt/v")
         guest.run(f"mount -t {kind} -o noatime /dev/vda /mnt/v")
         guest.run("/tmp/file_tree grow /mnt/v/still 3 1500 0", LIMIT_S)
+        # What is not touched afterwards is in its place, not in the journal only.
+        guest.run(f"umount /mnt/v; mount -t {kind} -o noatime /dev/vda /mnt/v", LIMIT_S)
         yield guest
 
 
@@ -176,7 +184,8 @@ def test_a_frozen_one_is_understood_while_it_is_worked_on(libvirt_uri, program, 
     assert ranges.total(found.used) < SIZE // 2
     copy = file_trees.only_mapped(image, found.used)
     assert found_on(copy, frozen=True)[1] == ours
-    run(*case.judge.split(), copy)
+    # Not always that it is sound: XFS finds files that were removed and are not yet given back.
+    assert said_of(copy, case.judge) == said_of(image, case.judge)
     with mounted(copy, case.mount) as place:
         theirs = listed(program, place, tmp_path / "list")
     run(*case.judge.split(), copy)

@@ -71,7 +71,7 @@ def mount(
         mounting.serve(
             directory,
             tree,
-            ready=lambda: ready(answer),
+            ready=lambda: open_disks.announce(answer, ready),
             cancelled=lambda: cancelled() or open_disks.stop.is_set(),
             allow_other=allow_other,
         )
@@ -94,7 +94,7 @@ def serve_iscsi(
         name = f"{_TARGET}:{open_disks.point}"
         listen = (target.host, target.port)
         with iscsi.exported(units, access, target=name, listen=listen) as urls:
-            ready(_answer(open_disks, target, name, urls))
+            open_disks.announce(_answer(open_disks, target, name, urls), ready)
             open_disks.wait(cancelled)
 
 

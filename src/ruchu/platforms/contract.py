@@ -263,8 +263,11 @@ class Platform(Protocol):
             token: of the landing.
         """
 
-    def served_disks(self, machine: str) -> tuple[ServedDisk, ...]:
+    def served_disks(self, machine: str, *, now: bool = False) -> tuple[ServedDisk, ...]:
         """Return the disks that a machine has from a server, now or at its next start.
+
+        With `now`, only those that it has from a server while it runs as it does (if it is off:
+        at its next start). A move that was interrupted has left the others to the next start.
 
         Raises:
             NotFound: there is no such machine.

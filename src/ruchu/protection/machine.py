@@ -248,7 +248,8 @@ class MachineRun:
     def _survey(self, chain: Chain, point: SourcePoint) -> dict[str, Trim]:
         """Return what may be left out of each disk."""
         disks = {disk.key: disk for disk in point.disks}
-        frozen = point.consistency is not Consistency.CRASH
+        # A machine that is off may have been switched off hard: its journals tell.
+        frozen = point.consistency in {Consistency.APPLICATION, Consistency.FILESYSTEM}
         return trimming.survey(disks, self._run.leave_out, chain.block_size, frozen=frozen)
 
     def _save_disk(

@@ -6,9 +6,12 @@ from typing import Any
 
 from ruchu.blocks import copying
 from ruchu.blocks.devices import BlockReader
+from ruchu.errors import Damaged
+from ruchu.guests import ranges
+from ruchu.guests.contract import Ranges
 from ruchu.model.extents import Extent, aligned, total
 from ruchu.model.sources import Reason
-from ruchu.protection import sampling
+from ruchu.protection import lacking, sampling, trimming
 from ruchu.protection.running import Run
 from ruchu.protection.sampling import Sample
 from ruchu.protection.trimming import Trim
@@ -25,12 +28,14 @@ class Plan:
         on_base: the other blocks are those of the base; otherwise they are zeros.
         reasons: why all is read although changes were given.
         sample: the cross-check of the blocks that are not read; None if there was none.
+        base_lacks: what the base lacks of the disk, if it is built upon.
     """
 
     extents: list[Extent] | None
     on_base: bool
     reasons: tuple[Reason, ...] = ()
     sample: Sample | None = None
+    base_lacks: Ranges = field(default_factory=ranges.empty)
 
     def facts(self) -> dict[str, Any]:
         """Return it for the disk in the head."""
@@ -91,28 +96,39 @@ def changes_only(job: Job, changes: Iterable[Extent], run: Run) -> Plan:
     if writer.base is None:
         # A full reads everything, whatever is known.
         return everything()
-    entry = writer.base.disk(disk)
-    base_map = writer.base_map(disk, source.size)
-    if entry is None or entry.name != disk:
-        return everything(Reason("disk-new", "the base does not have this disk", disk))
-    if base_map is None:
-        return everything(Reason("disk-resized", "the disk is smaller than in the base", disk))
+    entry, base_map = writer.base.disk(disk), writer.base_map(disk, source.size)
+    if entry is None or entry.name != disk or base_map is None:
+        return everything(_no_base(disk, known=entry is not None and entry.name == disk))
+    try:
+        lacks = lacking.of_point(job.chain, writer.base, disk)
+    except Damaged as error:
+        return everything(Reason("left-out-unknown", str(error), disk))
     listed = list(changes)
     if base_map.size < source.size:
         listed.append(Extent(base_map.size, source.size - base_map.size))
         listed.sort(key=lambda extent: extent.start)
+    # What the base lacks and counts now is read, whether it changed or not.
+    whole = job.trim.whole if job.trim is not None else ranges.empty()
+    counts_again = ranges.difference(lacks, whole, source.size)
+    listed += trimming.extents_of(counts_again)
+    listed.sort(key=lambda extent: extent.start)
     blocks = list(aligned(listed, block, source.size))
     base_disk = job.chain.disk(writer.base, entry)
-    looked = job.trim.unlooked(blocks, block) if job.trim is not None else blocks
-    draw = (run.choose, run.sample)
-    sample = sampling.check(
-        source, base_disk, looked, block, draw, zeros_may_be_stale=job.trim is not None
-    )
+    # The base says nothing of what it lacks; everything else must be as it was.
+    looked = sorted([*blocks, *trimming.extents_of(lacks)], key=lambda extent: extent.start)
+    looked = list(aligned(looked, block, source.size))
+    sample = sampling.check(source, base_disk, looked, block, (run.choose, run.sample))
     if sample.differs_at is not None:
         text = f"the map of changes leaves out a change at byte {sample.differs_at}"
         reason = Reason("sample-mismatch", text, disk)
         return Plan(None, on_base=False, reasons=(reason,), sample=sample)
-    return Plan(blocks, on_base=True, sample=sample)
+    return Plan(blocks, on_base=True, sample=sample, base_lacks=lacks)
+
+
+def _no_base(disk: str, *, known: bool) -> Reason:
+    if known:
+        return Reason("disk-resized", "the disk is smaller than in the base", disk)
+    return Reason("disk-new", "the base does not have this disk", disk)
 
 
 def carry_out(plan: Plan, job: Job, label: str, run: Run) -> Done:
@@ -122,7 +138,9 @@ def carry_out(plan: Plan, job: Job, label: str, run: Run) -> Done:
     if extents is None:
         extents = list(aligned(job.source.extents(), job.chain.block_size, job.source.size))
     left_out: dict[str, int] = {}
+    lacks = ranges.empty()
     if job.trim is not None:
+        lacks = job.trim.lacks(extents, plan.base_lacks, on_base=plan.on_base)
         extents, left_out = job.trim.trimmed(extents)
     progress = copying.Progress(total(extents))
     run.watch(label, progress)
@@ -130,6 +148,9 @@ def carry_out(plan: Plan, job: Job, label: str, run: Run) -> Done:
         job.source, extents, target,
         workers=run.workers, progress=progress, cancelled=run.cancelled,
     )  # fmt: skip
+    if len(lacks):
+        content = lacking.encode(lacks, job.source.size, job.chain.block_size)
+        job.writer.attach(lacking.PREFIX + job.disk, content)
     return Done(progress, left_out)
 
 

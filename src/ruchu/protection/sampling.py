@@ -45,8 +45,6 @@ def check(
     changed: Sequence[Extent],
     block: int,
     run: tuple[random.Random, int],
-    *,
-    zeros_may_be_stale: bool = False,
 ) -> Sample:
     """Compare a sample of the unchanged blocks of a disk with those of its base.
 
@@ -56,8 +54,6 @@ def check(
         changed: sorted, disjoint extents of whole blocks.
         block: bytes of a block.
         run: what chooses, and how many blocks to compare.
-        zeros_may_be_stale: blocks that do not count were left out of the base. One of them may
-            have been given to a file since, and not been written: its content is no change.
     """
     choose, count = run
     gaps = _gaps(changed, block, source.size)
@@ -68,7 +64,7 @@ def check(
     for rank in picked:
         gap = bisect.bisect_right(ends, rank)
         number = gaps[gap][1] - (ends[gap] - rank)
-        if not _same(source, base, number * block, block, zeros_may_be_stale=zeros_may_be_stale):
+        if not _same(source, base, number * block, block):
             return Sample(len(picked), unchanged, number * block)
     return Sample(len(picked), unchanged)
 
@@ -86,13 +82,11 @@ def _gaps(changed: Sequence[Extent], block: int, size: int) -> list[tuple[int, i
     return gaps
 
 
-def _same(
-    source: BlockReader, base: BlockReader, start: int, block: int, *, zeros_may_be_stale: bool
-) -> bool:
+def _same(source: BlockReader, base: BlockReader, start: int, block: int) -> bool:
     length = min(block, source.size - start)
     now, before = bytearray(length), bytearray(length)
     source.read_into(start, memoryview(now))
     known = min(length, base.size - start)
     if known > 0:
         base.read_into(start, memoryview(before)[:known])
-    return now == before or (zeros_may_be_stale and not any(before))
+    return now == before

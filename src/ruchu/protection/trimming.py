@@ -1,16 +1,18 @@
 """Leaving out of a backup what does not count in the guest (`guests.extraction`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ruchu.blocks.devices import BlockReader
+from ruchu.errors import RuchuError
 from ruchu.guests import extraction, ranges
 from ruchu.guests.contract import Ranges
 from ruchu.guests.extraction import InUse
-from ruchu.model.extents import Content, Extent, aligned
+from ruchu.model.extents import Content, Extent
 from ruchu.model.sources import Reason
+from ruchu.protection import lacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,18 @@ class Trim:
         pieces.sort(key=lambda extent: extent.start)
         return pieces, {reason: count for reason, count in saved.items() if count}
 
-    def unlooked(self, blocks: Sequence[Extent], block: int) -> list[Extent]:
-        """Return extents of what need not equal the base: the changes, and what is left out."""
-        both = sorted([*blocks, *_extents(self.whole, Content.DATA)], key=lambda each: each.start)
-        return list(aligned(both, block, self.size))
+    def lacks(self, extents: Iterable[Extent], base_lacks: Ranges, *, on_base: bool) -> Ranges:
+        """Return which bytes the point will lack: left out now, and not in the base either.
+
+        Args:
+            extents: what is read or zeroed, before it is trimmed.
+            base_lacks: what the base lacks.
+            on_base: the blocks that are not listed are those of the base.
+        """
+        if not on_base:
+            return self.whole
+        unknown = ranges.union(base_lacks, _ranges(extents))
+        return ranges.intersection(unknown, self.whole, self.size)
 
 
 def survey(
@@ -71,11 +81,23 @@ def survey(
     Raises:
         RuchuError: a disk could not be read.
     """
-    found = extraction.in_use(disks, wanted, frozen=frozen) if wanted else {}
+    try:
+        found = extraction.in_use(disks, wanted, frozen=frozen) if wanted else {}
+    except RuchuError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a fault of ours in a reader must cost no backup
+        told = f"what counts on it could not be told ({error!r})"
+        found = {key: InUse(disk.size, doubts=[f"{key}: {told}"]) for key, disk in disks.items()}
     return {key: _trim(key, each, block) for key, each in found.items()}
 
 
 def _trim(key: str, found: InUse, block: int) -> Trim:
+    if not lacking.fits(found.size, block):
+        # What a point lacks must be known, or an increment upon it may be wrong.
+        reason = Reason(
+            "counts-as-whole", f"{key}: the disk is too large to leave anything out", key
+        )
+        return Trim(key, {}, ranges.empty(), found.size, (reason,))
     # Neighbours of two reasons share a block that may go, so the sum is cut into blocks first.
     everything = ranges.union(*found.left_out.values()) if found.left_out else ranges.empty()
     whole = _whole_blocks(everything, block, found.size)
@@ -97,6 +119,11 @@ def _whole_blocks(found: Ranges, block: int, size: int) -> Ranges:
 
 def _ranges(extents: Iterable[Extent]) -> Ranges:
     return ranges.of_pairs((extent.start, extent.end) for extent in extents)
+
+
+def extents_of(found: Ranges) -> list[Extent]:
+    """Return ranges as extents of data."""
+    return _extents(found, Content.DATA)
 
 
 def _extents(found: Ranges, content: Content) -> list[Extent]:

@@ -39,14 +39,14 @@ def chosen(head: Head, wanted: Sequence[str]) -> tuple[DiskEntry, ...]:
     """
     if not wanted:
         return head.disks
-    found = []
-    for name in dict.fromkeys(wanted):
+    found: dict[str, DiskEntry] = {}
+    for name in wanted:
         entry = head.disk(name)
         if entry is None:
             names = ", ".join(f"{each.number} ({each.name})" for each in head.disks)
             raise NotFound(f"(disk {name!r} of point {head.point[:8]}; there are: {names})")
-        found.append(entry)
-    return tuple(found)
+        found[entry.name] = entry
+    return tuple(found.values())
 
 
 def cache_paths(entries: Sequence[DiskEntry], path: Path | None) -> Mapping[str, Path]:

@@ -15,7 +15,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 from ruchu.errors import (
     AlreadyExists,
@@ -166,7 +166,10 @@ class ZipArchive:
     """A zip, with ZIP64 where it is needed. Entries that cannot be held are noted."""
 
     def __init__(self, file: "Output", done: Fetched, cancelled: Callable[[], bool]) -> None:
-        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
+        # A stream that cannot seek is enough for it.
+        self._zip = zipfile.ZipFile(
+            cast("IO[bytes]", file), "w", zipfile.ZIP_DEFLATED, allowZip64=True
+        )
         self._done = done
         self._reading = _Reading(done, cancelled)
         self._entries = 0

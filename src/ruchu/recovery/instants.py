@@ -239,9 +239,8 @@ class InstantRestores:
         Raises:
             UsageError: to end it would lose what it wrote to the disks that it has of its own.
         """
-        served = {disk.key for disk in platform.served_disks(instant.machine)}
-        own = {disk.key for disk in platform.describe(instant.machine).disks} - served
-        if moved := sorted(own & set(instant.disks)):
+        served = {disk.key for disk in platform.served_disks(instant.machine, now=True)}
+        if moved := sorted(set(instant.disks) - served):
             hint = "End the migration: `ruchu instant migrate`. Or remove the machine yourself."
             raise UsageError(f"({instant.name}: {', '.join(moved)} were moved already)", hint=hint)
 

@@ -23,6 +23,8 @@ FIRMWARE = (
 CONSOLES = ("serial", "vnc", "none")
 NETWORKS = ("none", "user")
 _PATH_UNSAFE = re.compile(r"[,\0\n]")
+# It comes out of a backup, and becomes a part of an option.
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _BUSES = {
     "virtio": ("virtio-blk-pci", ""),
     "scsi": ("scsi-hd", "virtio-scsi-pci"),
@@ -67,8 +69,10 @@ def arguments(
     """
     if wish.console not in CONSOLES or wish.network not in NETWORKS:
         raise UsageError(f"(--console {wish.console}, --network {wish.network})")
-    if _PATH_UNSAFE.search(str(directory)):
-        raise UsageError(f"({directory}: no commas, please)")
+    for path in (directory, *(firmware or ())):
+        # QEMU's options are lists with commas.
+        if _PATH_UNSAFE.search(str(path)):
+            raise UsageError(f"({path}: no commas, please)")
     root = _native(spec)
     machine = _machine_type(root)
     memory = wish.memory if wish.memory is not None else spec.memory
@@ -84,6 +88,8 @@ def arguments(
     args += _console(wish.console, directory)
     if wish.network == "user":
         model = spec.nics[0].model if spec.nics else "virtio"
+        if not _MODEL.fullmatch(model or "virtio"):
+            raise Unsupported(f"(a network card {model[:80]!r})")
         device = "virtio-net-pci" if model in {"virtio", ""} else model
         args += ["-netdev", "user,id=net0", "-device", f"{device},netdev=net0"]
     args += ["-device", "virtio-serial-pci"]

@@ -85,4 +85,4 @@ def linear(member: str, first: int, count: int) -> str:
 
 
 def _count(segment: str) -> int:
-    return int(segment.split("extent_count = ")[1].split()[0])
+    return int(segment.split("extent_count = ")[1].split(maxsplit=1)[0])

@@ -365,8 +365,9 @@ class SimulatedPlatform:
         for key in placement.disks:
             self.landed.pop((token, placement.directory, placement.format, key), None)
 
-    def served_disks(self, machine: str) -> tuple[ServedDisk, ...]:
+    def served_disks(self, machine: str, *, now: bool = False) -> tuple[ServedDisk, ...]:
         """Return the disks that are served."""
+        del now
         return tuple(self._find(machine).served.values())
 
     def revive(self, machine: str) -> str:

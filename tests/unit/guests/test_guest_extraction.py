@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ruchu.errors import GuestDamaged, NotFound, StorageError
-from ruchu.guests import btrfs, ext, extraction, ntfs, ranges, volumes
+from ruchu.guests import ext, extraction, ntfs, ranges, volumes
 from ruchu.guests.contract import Entry, NodeKind, Stat
 from ruchu.protection import trimming
 from ruchu.testing import disk_layouts
@@ -340,7 +340,6 @@ def test_a_recycle_bin_is_walked_once_and_not_beyond_its_limits(monkeypatch):
     ]
     below = {100: [101, 102, 103, 104], 103: [105, 101, 100, 103]}
     system = Files(files, below)
-    system._files = {number: each for number, each in system._files.items()}
     numbers = dict(system._files)
     system.entries = lambda node: (
         Entry(numbers[at][0], at, numbers[at][1]) for at in ([100] if node == 5 else below[node])
@@ -501,7 +500,7 @@ def test_what_is_free_in_one_thin_volume_may_be_in_use_in_another(
     if second != "unknown":
         text += volume("t2", f"{thin} device_id = 2 {more}", visible=second != "hidden")
     (mask, _), doubts = left(*grouped(group(text), (0, 1, bytes(data)), (1, 1, metadata)))
-    assert bool(doubts) == (second == "merging")
+    assert doubts == []
     inside = mask[MIB : MIB + len(data)]
     counts, counts_less = used(ext, extended), used(ext, emptied)
     assert counts.sum() > counts_less.sum() + MIB
@@ -556,7 +555,7 @@ def drawn(rng, size, contents):
 def test_of_random_layouts_every_byte_that_counts_is_kept(rng, extended, emptied, ntfs_image):
     space = np.zeros(4 * MIB, bool)
     space[:4096] = True
-    crypt = b"LUKS\xba\xbe\0\2" + bytes(512) + rng.randbytes(MIB)
+    crypt = b"LUKS\xba\xbe\0\2" + bytes(504) + rng.randbytes(MIB)
     files = extraction.in_use({"n": MemoryDisk(ntfs_image)}, ALL - {"free"}, frozen=False)["n"]
     windows_used = used(ntfs, ntfs_image)
     windows_used &= ~marked(ranges.union(*files.left_out.values()), len(ntfs_image))

@@ -64,9 +64,7 @@ class Export:
         with contextlib.ExitStack() as stack:
             handlers = {"stop": lambda _: self.over.set() or {}}
             stack.enter_context(ControlServer(known.control(instant), handlers))
-            disks = stack.enter_context(
-                exporting.opened(self.exports.chain, head, entries, caches)
-            )
+            disks = stack.enter_context(exporting.opened(self.exports.chain, head, entries, caches))
             server = stack.enter_context(NbdServer(NbdExport(d.key, d.device) for d in disks))
             server.listen_unix(known.nbd(instant))
             found = exporting.Handlers(disks)

@@ -168,7 +168,7 @@ def test_paths_do_not_depend_on_the_working_directory(saved, short, monkeypatch)
 
 def test_a_path_that_no_socket_can_have_is_refused(saved, platform, tmp_path, exports):
     known = Instants(tmp_path / "i", tmp_path / ("long" * 30))
-    with pytest.raises(UsageError, match="RUCHU_RUNTIME|too long"):
+    with pytest.raises(UsageError, match="too long"):
         InstantRestores(known, exports.launch).start(platform, *saved, order())
     assert not (tmp_path / "i").exists()
 

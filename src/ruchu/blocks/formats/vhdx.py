@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ruchu.blocks import crc32c
 from ruchu.blocks.devices import BlockReader
 from ruchu.blocks.formats.mapping import MappedDisk, Span, Table, check_inside, read_bytes, run_of
 from ruchu.errors import ImageDamaged, Unsupported
@@ -52,31 +53,10 @@ REQUIRED: Final = 1
 STATE_MASK: Final = 7
 
 
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for number in range(256):
-        value = number
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-_CRC_TABLE: Final = _crc_table()
-
-
-def crc32c(data: bytes) -> int:
-    """Return the CRC-32C (Castagnoli) of a few kilobytes."""
-    crc, table = 0xFFFFFFFF, _CRC_TABLE
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
 def sealed(data: bytes) -> bytes:
     """Return a structure with its checksum in bytes 4 to 7."""
     blank = data[:4] + bytes(4) + data[8:]
-    return data[:4] + struct.pack("<I", crc32c(blank)) + data[8:]
+    return data[:4] + struct.pack("<I", crc32c.checksum(blank)) + data[8:]
 
 
 def chunk_ratio(block: int, sector: int) -> int:

@@ -216,9 +216,9 @@ class LibvirtPlatform:
         """Remove the images that interrupted moves have left."""
         landing.abandon(self._settings, placement, token)
 
-    def served_disks(self, machine: str) -> tuple[ServedDisk, ...]:
+    def served_disks(self, machine: str, *, now: bool = False) -> tuple[ServedDisk, ...]:
         """Return the disks that a machine has from a server, now or at its next start."""
-        return instants.served_disks(self._client.domain(machine))
+        return instants.served_disks(self._client.domain(machine), now=now)
 
     def revive(self, machine: str) -> str:
         """Let a machine go on whose served disks were gone for a while."""

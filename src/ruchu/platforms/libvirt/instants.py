@@ -77,11 +77,12 @@ def served_keys(domain: Domain) -> tuple[str, ...]:
         return tuple(_served(domain.XMLDesc(0)))
 
 
-def served_disks(domain: Domain) -> tuple[ServedDisk, ...]:
+def served_disks(domain: Domain, *, now: bool = False) -> tuple[ServedDisk, ...]:
     """Return the disks that a machine has from a server now, or would have at its next start."""
     with translated(f"machine {domain.name()}"):
-        texts = [domain.XMLDesc(0), domain.XMLDesc(inventory.CONFIG_FLAGS)]
-    return tuple({**_served(texts[1]), **_served(texts[0])}.values())
+        live, config = domain.XMLDesc(0), domain.XMLDesc(inventory.CONFIG_FLAGS)
+    later = {} if now else _served(config)
+    return tuple({**later, **_served(live)}.values())
 
 
 def _served(text: str) -> dict[str, ServedDisk]:
