@@ -56,6 +56,8 @@ def _build(home: Path, shape: Shape) -> tuple[peers.Ruchu, int]:
     """Make a storage with a chain; its point in the middle is what is served."""
     ruchu = peers.Ruchu(home, home / "disk.img")
     ruchu.prepare()
+    # A socket is made only where nobody else may enter.
+    ruchu.home.chmod(0o700)
     chance = random.Random(data.SEED)
     places = chance.sample(range(shape.size // BLOCK), shape.blocks)
     repository = Storages(Registry(ruchu.home / "state")).open("bench")

@@ -161,14 +161,17 @@ def test_a_backing_file_is_used_only_if_it_is_given(truth, directory):
 
 @pytest.mark.slow
 def test_external_data_encryption_subclusters_are_refused(directory):
-    secret = ["--object", "secret,id=s,data=x"]
-    for options in (
-        ["-o", "data_file=" + str(directory / "data")],
-        ["-o", "extended_l2=on"],
-        [*secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"],
-    ):
-        image = directory / "image.qcow2"
+    image = directory / "image.qcow2"
+    for options in (["-o", "data_file=" + str(directory / "data")], ["-o", "extended_l2=on"], []):
         run("qemu-img", "create", "-f", "qcow2", *options, image, "1M")
+        if not options:
+            with open_image(image):
+                pass
+            # The method of encryption, 2 for LUKS: QEMU itself fails to make such an image where
+            # it cannot measure the processor in peace.
+            with image.open("r+b") as file:
+                file.seek(32)
+                file.write((2).to_bytes(4, "big"))
         with pytest.raises(Unsupported), open_image(image):
             pass
 

@@ -102,6 +102,30 @@ class PointDisk:
         """Bytes of a good request."""
         return _PREFERRED_IO
 
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block as it is encoded."""
+        return self.map.block_size
+
+    def blocks(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:
+        """Yield number and content of blocks, in any order; see `blocks.caching.BlockwiseReader`.
+
+        Raises:
+            Damaged: a chunk is missing or wrong.
+        """
+        while first < last:
+            segment, skip = divmod(first, maps.SEGMENT_BLOCKS)
+            stop = min(last, (segment + 1) * maps.SEGMENT_BLOCKS)
+            slots = self.map.segment(segment)
+            if slots is not None:
+                wanted = slots[skip : skip + stop - first]
+                stored = np.flatnonzero(wanted["stored"])
+                rows = stored.tolist()
+                for row, _, chunk in self._reader.read(wanted[stored], packs.KIND_DATA):
+                    # Anything else than bytes is a view of a buffer that is used again.
+                    yield first + rows[row], chunk if isinstance(chunk, bytes) else bytes(chunk)
+            first = stop
+
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes at `start`; every chunk is checked.
 

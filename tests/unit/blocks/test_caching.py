@@ -254,3 +254,62 @@ def test_errors_ahead_of_a_reader_are_dropped():
     assert done.wait(30)
     fetchers.close()
     assert asked == [(0, PIECE_BLOCKS), (PIECE_BLOCKS, PIECE_BLOCKS + 3)]
+
+
+class BlockwiseDisk(MemoryDisk):
+    """Gives whole blocks in any order, leaves out zeros, and cuts zeros at the end of a block."""
+
+    block_size = BLOCK
+
+    def blocks(self, first, last):
+        self.reads.append((first, last))
+        if self.error is not None:
+            raise self.error
+        for number in sorted(range(first, last), key=lambda number: number * 7 % 11):
+            whole = self.content[number * BLOCK : (number + 1) * BLOCK]
+            if any(whole):
+                yield number, whole.rstrip(b"\0") if number % 2 else whole.ljust(BLOCK, b"\0")
+
+    def read_into(self, start, buffer):
+        raise AssertionError("it is read by blocks")
+
+
+@pytest.fixture
+def blockwise(rng):
+    parts = [rng.randbytes(BLOCK), bytes(BLOCK), rng.randbytes(BLOCK // 2) + bytes(BLOCK // 2)]
+    return BlockwiseDisk(b"".join(rng.choices(parts, k=40)) + rng.randbytes(77))
+
+
+def test_whole_blocks_are_right_and_kept(blockwise, rng):
+    with cached(blockwise, cache_bytes=9 * BLOCK, read_ahead=4 * BLOCK) as reader:
+        for _ in range(2000):
+            start = rng.randrange(blockwise.size)
+            length = min(rng.choice([1, 100, BLOCK, 5 * BLOCK, 41 * BLOCK]), blockwise.size - start)
+            expected = blockwise.content[start : start + length]
+            assert content(reader, start, length) == expected
+            view = reader.peek(start, length)
+            assert view is None or (view == expected and view.readonly)
+        assert reader.statistics.kept <= 9 * BLOCK
+
+
+def test_a_short_last_block_of_zeros():
+    disk = BlockwiseDisk(bytes(2 * BLOCK + 5))
+    with cached(disk) as reader:
+        assert content(reader, BLOCK, BLOCK + 5) == bytes(BLOCK + 5)
+        assert reader.peek(2 * BLOCK, 5) == bytes(5)
+        assert reader.peek(2 * BLOCK, 6) is None
+
+
+def test_errors_of_whole_blocks_are_not_kept(blockwise):
+    with cached(blockwise) as reader:
+        blockwise.error = errors.Damaged("x")
+        for _ in range(2):
+            with pytest.raises(errors.Damaged):
+                content(reader, 0, BLOCK)
+        blockwise.error = None
+        assert content(reader, 0, 3 * BLOCK) == blockwise.content[: 3 * BLOCK]
+
+
+def test_another_block_size_is_read_by_ranges(blockwise):
+    with CachedReader(blockwise, block=2 * BLOCK) as reader, pytest.raises(AssertionError):
+        content(reader, 0, 1)
