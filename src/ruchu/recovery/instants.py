@@ -164,11 +164,12 @@ class InstantRestores:
             done.append(f"machine {revived}")
         return done
 
-    def settled(self, platform: Platform, instant: Instant) -> Instant:
+    def settled(self, platform: Platform, instant: Instant, *, ending: bool = False) -> Instant:
         """Return an instant restore as it truly is, and note it: what a kill kept from being noted.
 
         A machine that was started is found by its name and its disks; one that has no served disk
-        any more was moved.
+        any more was moved. If it is off, the kill came within the switch, which takes it off one
+        disk and has it go on from the other: it is started, unless all this is `ending` anyway.
         """
         if instant.state == "starting":
             machine = self._started(platform, instant)
@@ -179,6 +180,8 @@ class InstantRestores:
             and state_of(platform, instant) is not None
             and not platform.served_disks(instant.machine)
         ):
+            if not ending and state_of(platform, instant) is PowerState.OFF:
+                platform.power(instant.machine, PowerState.RUNNING)
             instant = self.known.change(instant, state="moved")
         return instant
 
@@ -209,7 +212,7 @@ class InstantRestores:
             SourceBusy: another command works on it.
         """
         with self.known.exclusive(instant) as found:
-            instant = self.settled(platform, found)
+            instant = self.settled(platform, found, ending=True)
             if instant.state == "moved":
                 if keep is not None:
                     hint = "Back its machine up as any other; then stop without --keep."
