@@ -251,6 +251,14 @@ def test_a_point_stays_while_it_is_needed(restores, platform, saved, known, expo
         merging.delete_points(chain, lock, [head.stem])
 
 
+def test_a_machine_that_a_killed_switch_has_left_off_is_started(restores, platform, saved):
+    started = restores.start(platform, *saved, order("off")).instant
+    platform.mirror(started.machine, Placement(), lambda *_: None, lambda: False)
+    platform.switch_off(started.machine)
+    assert restores.resume(platform, started) == ["moved before; tidied up"]
+    assert instants.state_of(platform, started) is PowerState.RUNNING
+
+
 def test_a_machine_that_was_moved_is_never_removed(restores, platform, saved, known, exports):
     """Killed after the pivot, before that was noted."""
     for act in ("stop", "resume"):
