@@ -23,7 +23,13 @@ from ruchu.repository.writing import PointWriter
 from ruchu.testing import nfs
 from ruchu.testing.command_line import CommandLine
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
+# One worker makes the thousand points, once.
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("export-time"),
+]
 
 BLOCK = 256 * units.KIB
 # Disk size, points, blocks that are stored.
