@@ -2,7 +2,7 @@
 
 import libvirt
 
-from ruchu.errors import PlatformError
+from ruchu.errors import NotFound, PlatformError
 from ruchu.model.machines import MachineSpec, MachineSummary
 from ruchu.platforms.libvirt import domain_xml, quiesce
 from ruchu.platforms.libvirt.client import Connection, Domain, translated
@@ -55,6 +55,9 @@ def _summary(domain: Domain, host: str) -> MachineSummary | None:
         if domain_xml.disk_location(element):
             try:
                 sizes[key] = _size(domain, key)
+            except NotFound:
+                # Removed meanwhile, as above.
+                return None
             except PlatformError:
                 # One missing image must not hide the machine, nor all others.
                 sizes[key] = 0
