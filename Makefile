@@ -99,7 +99,7 @@ bench: setup ## measure Ruchu against its peers: make bench ARGS="--help"
 # Writes versions and hashes, no addresses: whoever installs decides where from. A release younger
 # than a week is left alone, since most bad uploads are found within days.
 COMPILE = uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-    --no-annotate --no-header --no-emit-index-url --no-emit-find-links --exclude-newer '1 week' \
+    --no-annotate --no-header --no-strip-extras --no-emit-index-url --no-emit-find-links --exclude-newer '1 week' \
     $(ARGS)
 
 lock: ## resolve the locks anew (needs uv): make lock ARGS=--upgrade
