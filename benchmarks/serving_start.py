@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks import data, measure, peers, workloads
 from benchmarks.measure import Failed
 from benchmarks.workloads import Sample
-from ruchu.control.registry import Registry
-from ruchu.control.storages import Storages
 from ruchu.model.sources import Kind
+from ruchu.operations.registry import Registry
+from ruchu.operations.storages import Storages
 from ruchu.repository import chains, merging
 from ruchu.repository.writing import PointWriter
 

@@ -324,7 +324,9 @@ def test_one_version() -> None:
 def test_locks_pin_versions_and_hashes_and_nothing_else(lock: Path) -> None:
     requirements = lock.read_text().replace("\\\n", " ").splitlines()
     assert requirements
-    form = re.compile(r"[\w.-]+==[\w.+!]+( ; [^;]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*")
+    form = re.compile(
+        r"[\w.-]+(\[[\w,.-]+\])?==[\w.+!]+( ; [^;]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*"
+    )
     assert not [line for line in requirements if not form.fullmatch(line)]
 
 

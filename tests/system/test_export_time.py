@@ -15,9 +15,9 @@ import pytest
 from ruchu import units
 from ruchu.blocks.nbd import Address, NbdDisk
 from ruchu.clock import SYSTEM
-from ruchu.control.registry import Registry
-from ruchu.control.storages import Storages
 from ruchu.model.sources import Kind
+from ruchu.operations.registry import Registry
+from ruchu.operations.storages import Storages
 from ruchu.repository import chains, merging
 from ruchu.repository.writing import PointWriter
 from ruchu.testing import nfs

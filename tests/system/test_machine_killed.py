@@ -23,7 +23,7 @@ import pytest
 from ruchu import commands
 from ruchu.cli.session import Session
 from ruchu.clock import SYSTEM
-from ruchu.control import points as listing
+from ruchu.operations import points as listing
 from ruchu.platforms.contract import OpenRequest
 from ruchu.platforms.libvirt import checkpoints, leftovers, naming, quiesce
 from ruchu.platforms.libvirt.driver import DEFAULT_DIRECTORY

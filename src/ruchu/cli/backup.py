@@ -50,7 +50,7 @@ def image(
     json: Json = False,
 ) -> None:
     """Back up the disk in an image, or a block device; it is opened read-only."""
-    from ruchu.control import backups
+    from ruchu.operations import backups
     from ruchu.protection.running import Run
 
     here = session.of(context)
@@ -114,7 +114,7 @@ def vm(
     json: Json = False,
 ) -> None:
     """Back up machines; one that fails does not stop the others."""
-    from ruchu.control import backups, machine_backups
+    from ruchu.operations import backups, machine_backups
     from ruchu.protection.machine import Order
     from ruchu.protection.running import Run
 

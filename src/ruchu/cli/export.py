@@ -56,7 +56,7 @@ def nbd(
     control: Control = None,
 ) -> None:
     """Serve disks over NBD until Ctrl-C; prints one JSON line when it answers."""
-    from ruchu.control import exports
+    from ruchu.operations import exports
 
     here = session.of(context)
     request = exports.Request(point, tuple(disk or ()), writable, size_of(memory), control)
@@ -107,7 +107,7 @@ def nfs(
     control: Control = None,
 ) -> None:
     """Serve disks over NFS until Ctrl-C; prints one JSON line when it answers."""
-    from ruchu.control import exports, nfs_exports
+    from ruchu.operations import exports, nfs_exports
 
     here = session.of(context)
     request = exports.Request(point, tuple(disk or ()), writable, size_of(memory), control)
@@ -135,7 +135,7 @@ def iscsi(
     control: Control = None,
 ) -> None:
     """Serve disks over iSCSI by tgt until Ctrl-C; prints one JSON line when it answers."""
-    from ruchu.control import exports, mounts
+    from ruchu.operations import exports, mounts
 
     here = session.of(context)
     request = exports.Request(point, tuple(disk or ()), writable, size_of(memory), control)

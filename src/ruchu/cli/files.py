@@ -40,7 +40,7 @@ def list_files(
     json: Json = False,
 ) -> None:
     """List a directory of a point, or its volumes."""
-    from ruchu.control import files
+    from ruchu.operations import files
 
     here = session.of(context)
     found = files.listing(here.storages, point, _bytes(path), recursive=recursive)
@@ -61,7 +61,7 @@ def read_file(
     json: Json = False,
 ) -> None:
     """Write the content of a file to standard output; with --json, a document that holds it."""
-    from ruchu.control import files
+    from ruchu.operations import files
     from ruchu.recovery.granular_archives import Output
 
     here = session.of(context)
@@ -99,8 +99,8 @@ def find_files(
     json: Json = False,
 ) -> None:
     """Find files by name in one or several points."""
-    from ruchu.control import files
     from ruchu.guests.browsing import Pattern
+    from ruchu.operations import files
 
     here = session.of(context)
     prefixes = [*words[:-1], *(point or ())]
@@ -142,7 +142,7 @@ def fetch_files(
     json: Json = False,
 ) -> None:
     """Fetch files and directories with all that they are."""
-    from ruchu.control import files
+    from ruchu.operations import files
 
     target = files.Target(
         directory, zip_file, tar_file, guest, guest_path, platform, overwrite=overwrite
@@ -160,8 +160,8 @@ def fetch_files(
 
 
 def _tell_fetched(done: "Fetched", *, json: bool, quiet: bool) -> None:
-    from ruchu.control import files
     from ruchu.guests.browsing import shown
+    from ruchu.operations import files
 
     if json:
         output.document(files.fetched_fields(done))

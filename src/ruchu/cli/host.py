@@ -16,7 +16,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what this host has and lacks."""
-    from ruchu.control import host_checks
+    from ruchu.operations import host_checks
 
     found = host_checks.all_checks(path)
     if json:
@@ -32,7 +32,7 @@ def selftest(
     json: Json = False,
 ) -> None:
     """Back up, damage, restore and merge random images below a directory."""
-    from ruchu.control import selftest as service
+    from ruchu.operations import selftest as service
 
     here = session.of(context)
     with here.cancellation.polled():

@@ -52,8 +52,8 @@ def start(
     json: Json = False,
 ) -> None:
     """Run a machine of a point from its storage; what it writes goes into a cache."""
-    from ruchu.control import instants as service
     from ruchu.model.machines import Placement
+    from ruchu.operations import instants as service
     from ruchu.recovery.instants import Order
 
     here = session.of(context)
@@ -80,7 +80,7 @@ def start(
 @app.command("list")
 def list_(context: typer.Context, json: Json = False) -> None:
     """List the instant restores of this host."""
-    from ruchu.control import instants as service
+    from ruchu.operations import instants as service
 
     here = session.of(context)
     found = service.listed(service.Services(here.storages, here.platforms))
@@ -105,7 +105,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Start exports and machines again that do not run, such as after a restart of this host."""
-    from ruchu.control import instants as service
+    from ruchu.operations import instants as service
 
     here = session.of(context)
     found = service.resume(service.Services(here.storages, here.platforms), name)
@@ -130,7 +130,7 @@ def stop(
     json: Json = False,
 ) -> None:
     """End an instant restore; what its machine wrote is gone, unless it is kept."""
-    from ruchu.control import instants as service
+    from ruchu.operations import instants as service
     from ruchu.recovery.running import Run
 
     here = session.of(context)
@@ -163,7 +163,7 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Move a machine that runs from a point to disks of its own; it goes on running."""
-    from ruchu.control import instants as service
+    from ruchu.operations import instants as service
     from ruchu.recovery.migration import Order
     from ruchu.recovery.running import Run
 

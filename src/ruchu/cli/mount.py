@@ -27,7 +27,7 @@ def mount(
     json: Json = False,
 ) -> None:
     """Mount a point read-only (FUSE) until Ctrl-C or `fusermount3 -u DIRECTORY`."""
-    from ruchu.control import exports, mounts
+    from ruchu.operations import exports, mounts
 
     def ready(answer: dict[str, Any]) -> None:
         if json:

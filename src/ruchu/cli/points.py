@@ -21,7 +21,7 @@ def list_points(
     json: Json = False,
 ) -> None:
     """List the points of one storage, or of all."""
-    from ruchu.control import points
+    from ruchu.operations import points
 
     listing = points.list_points(session.of(context).storages, storage)
     if json:
@@ -56,7 +56,7 @@ def _lock(point: dict[str, str]) -> str:
 @app.command()
 def show(context: typer.Context, point: Point, json: Json = False) -> None:
     """Show everything that a point says of itself."""
-    from ruchu.control import points
+    from ruchu.operations import points
 
     facts = points.show(session.of(context).storages, point)
     if json:
@@ -81,7 +81,7 @@ def star(
     json: Json = False,
 ) -> None:
     """Star a point: no retention removes it."""
-    from ruchu.control import points
+    from ruchu.operations import points
 
     found = points.star(session.of(context).storages, point, remove=remove)
     if json:
@@ -99,7 +99,7 @@ def lock(
 ) -> None:
     """Lock a point: nobody removes it before that moment. A lock cannot be shortened."""
     from ruchu.clock import SYSTEM, to_text
-    from ruchu.control import points
+    from ruchu.operations import points
 
     moment = _moment(until, SYSTEM.now())
     found, done = points.lock(session.of(context).storages, point, moment)
@@ -148,7 +148,7 @@ def delete(
     json: Json = False,
 ) -> None:
     """Delete points. Their space is free after the grace period; other points stay whole."""
-    from ruchu.control import points as service
+    from ruchu.operations import points as service
 
     period = grace_of(grace)
     if not yes and not (session.can_ask() and typer.confirm("Delete?", err=True)):
@@ -173,7 +173,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Verify a point: structure; with --sampled or --full, its data too."""
-    from ruchu.control import verification
+    from ruchu.operations import verification
 
     request = verification.request_of(sampled, full=full)
     here = session.of(context)
@@ -190,7 +190,7 @@ def diff(
     json: Json = False,
 ) -> None:
     """Show where the disks of two points differ, from their maps."""
-    from ruchu.control import points
+    from ruchu.operations import points
 
     found = points.diff(session.of(context).storages, one, other)
     if json:

@@ -34,7 +34,7 @@ def verifying(here: Session) -> Iterator["Watch"]:
 
 def tell(report: "Report", *, json: bool) -> None:
     """Print a report; damage becomes the exit status."""
-    from ruchu.control import verification
+    from ruchu.operations import verification
 
     if json:
         output.document(verification.fields(report))

@@ -26,7 +26,7 @@ def image(
     json: Json = False,
 ) -> None:
     """Restore a disk into a raw image, or onto a block device."""
-    from ruchu.control import restores
+    from ruchu.operations import restores
     from ruchu.recovery.running import Run
 
     here = session.of(context)
@@ -72,8 +72,8 @@ def vm(
     json: Json = False,
 ) -> None:
     """Restore a machine, as it was or changed, on this or another host."""
-    from ruchu.control import restores
     from ruchu.model.machines import Placement
+    from ruchu.operations import restores
     from ruchu.recovery.running import Run
 
     placement = Placement(

@@ -36,7 +36,7 @@ def apply(
     json: Json = False,
 ) -> None:
     """Remove the points that no rule wants. The newest, starred and locked ones stay."""
-    from ruchu.control import retentions
+    from ruchu.operations import retentions
     from ruchu.protection.retention import Policy
 
     policy = Policy(

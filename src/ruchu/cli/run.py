@@ -31,7 +31,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a point on this host, without a hypervisor; what it writes is forgotten at its end."""
-    from ruchu.control import runs
+    from ruchu.operations import runs
     from ruchu.recovery import local_run
     from ruchu.recovery.local_machine import Wish
 

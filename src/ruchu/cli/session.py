@@ -11,9 +11,9 @@ import typer
 from ruchu.cli.cancelling import CANCELLATION, Cancellation
 
 if TYPE_CHECKING:
-    from ruchu.control.platforms import Platforms
-    from ruchu.control.registry import Registry
-    from ruchu.control.storages import Storages
+    from ruchu.operations.platforms import Platforms
+    from ruchu.operations.registry import Registry
+    from ruchu.operations.storages import Storages
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +26,21 @@ class Session:
     @property
     def registry(self) -> "Registry":
         """The local state."""
-        from ruchu.control.registry import Registry
+        from ruchu.operations.registry import Registry
 
         return Registry(self.directory)
 
     @property
     def storages(self) -> "Storages":
         """The storages in it."""
-        from ruchu.control.storages import Storages
+        from ruchu.operations.storages import Storages
 
         return Storages(self.registry, ask if can_ask() else None)
 
     @property
     def platforms(self) -> "Platforms":
         """The platforms in it."""
-        from ruchu.control.platforms import Platforms
+        from ruchu.operations.platforms import Platforms
 
         return Platforms(self.registry)
 

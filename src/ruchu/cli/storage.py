@@ -30,7 +30,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Make an empty directory a storage. Encrypted, unless you say otherwise."""
-    from ruchu.control import secrets
+    from ruchu.operations import secrets
 
     here = session.of(context)
     ask = session.ask if session.can_ask() else None
@@ -51,7 +51,7 @@ def adopt(
     json: Json = False,
 ) -> None:
     """Use a storage that exists, such as one of a lost host, with all its points."""
-    from ruchu.control import secrets
+    from ruchu.operations import secrets
 
     given = passphrase_file is not None or key_file is not None
     source = secrets.choose(passphrase_file, key_file, none=False, ask=None) if given else None
@@ -115,7 +115,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Verify a storage: structure; with --sampled or --full, its data too."""
-    from ruchu.control import verification
+    from ruchu.operations import verification
 
     request = verification.request_of(sampled, full=full)
     here = session.of(context)
@@ -149,7 +149,7 @@ def passphrase(
     json: Json = False,
 ) -> None:
     """Replace the passphrase of a storage. No backup data is written anew."""
-    from ruchu.control import secrets
+    from ruchu.operations import secrets
 
     ask = session.ask if session.can_ask() else None
     source = secrets.choose(new_passphrase_file, None, none=False, ask=ask)
@@ -171,7 +171,7 @@ def repair(
     json: Json = False,
 ) -> None:
     """Verify in full, and repair what is damaged from another storage."""
-    from ruchu.control import repairs
+    from ruchu.operations import repairs
 
     here = session.of(context)
     with verifying(here) as watch:

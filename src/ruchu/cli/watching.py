@@ -10,7 +10,7 @@ from ruchu.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from ruchu.blocks.copying import Progress
-    from ruchu.control.meters import Meter
+    from ruchu.operations.meters import Meter
 
 _TERMINAL_INTERVAL_S = 0.25
 _LINE_INTERVAL_S = 5.0
@@ -44,7 +44,7 @@ class Watcher:
     def watch(self, label: str, progress: "Progress") -> None:
         """Show this copy from now on."""
         from ruchu.clock import SYSTEM
-        from ruchu.control.meters import Meter
+        from ruchu.operations.meters import Meter
 
         with self._lock:
             self._meters.append((label, Meter(progress, SYSTEM)))

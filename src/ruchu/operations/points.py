@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ruchu import clock
-from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, RuchuError, UsageError
+from ruchu.operations.storages import Storages
 from ruchu.repository import layout, marks, trash
 from ruchu.repository.chains import PREFIX_MIN, Chain
 from ruchu.repository.heads import Head

@@ -3,8 +3,8 @@
 import datetime
 from typing import Any
 
-from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, UsageError
+from ruchu.operations.storages import Storages
 from ruchu.protection import retention
 from ruchu.protection.retention import Applied, Policy
 from ruchu.repository.chains import Chain

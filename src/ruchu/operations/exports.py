@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.clock import since_start
-from ruchu.control import points
-from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, UsageError
 from ruchu.exports.control import ControlServer, Handler
 from ruchu.exports.nbd.exporting import NbdExport
 from ruchu.exports.nbd.server import NbdServer
+from ruchu.operations import points
+from ruchu.operations.storages import Storages
 from ruchu.recovery import exporting
 from ruchu.recovery.exporting import OpenedDisk
 

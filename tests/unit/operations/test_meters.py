@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from ruchu.blocks.copying import Progress
-from ruchu.control.meters import WINDOW_S, Meter
+from ruchu.operations.meters import WINDOW_S, Meter
 from ruchu.testing.clocks import ManualClock
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ruchu.control.registry import StorageEntry
 from ruchu.errors import NotFound, UsageError
+from ruchu.operations.registry import StorageEntry
 from ruchu.repository.keyring import NO_SECRET, Secret
 
 Ask = Callable[[str], str]

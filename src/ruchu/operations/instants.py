@@ -11,10 +11,10 @@ from typing import Any
 
 from ruchu import commands
 from ruchu.clock import SYSTEM
-from ruchu.control import points
-from ruchu.control.platforms import Platforms
-from ruchu.control.storages import Storages
 from ruchu.errors import RuchuError, UsageError
+from ruchu.operations import points
+from ruchu.operations.platforms import Platforms
+from ruchu.operations.storages import Storages
 from ruchu.recovery import instants, keeping, migration
 from ruchu.recovery.instant_records import FOLDER, Instant, Instants
 from ruchu.recovery.instants import InstantRestores, Launched

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from ruchu.control.storages import Storages, find_chain
 from ruchu.errors import NotFound, UsageError
+from ruchu.operations.storages import Storages, find_chain
 from ruchu.repository import repairing, verifying
 from ruchu.repository.chains import Chain
 from ruchu.repository.repositories import Repository

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ruchu.blocks.formats import presenting
 from ruchu.clock import since_start
-from ruchu.control.exports import Ready, Request, Serving, bracketed, give_to, serving
-from ruchu.control.storages import Storages
 from ruchu.errors import StorageError, UsageError
 from ruchu.exports.nfs.exporting import ExportedDisk, NfsExport
 from ruchu.exports.nfs.server import NfsServer
+from ruchu.operations.exports import Ready, Request, Serving, bracketed, give_to, serving
+from ruchu.operations.storages import Storages
 
 SECRET_BYTES = 32
 _BESIDE = ".nfs"

@@ -4,8 +4,8 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ruchu.control import points
-from ruchu.control.storages import Storages
+from ruchu.operations import points
+from ruchu.operations.storages import Storages
 from ruchu.repository import verifying
 from ruchu.repository.verifying_findings import Depth, Report, Watch
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruchu.control import points
-from ruchu.control.platforms import Platforms
-from ruchu.control.storages import Storages
 from ruchu.errors import NotFound, RuchuError, UsageError
 from ruchu.guests import browsing
 from ruchu.guests.browsing import CONTAINED, Browser, Item, Pattern, Tree, shown, text_of
 from ruchu.guests.contract import NodeKind, Stat
 from ruchu.guests.volumes import Volume
+from ruchu.operations import points
+from ruchu.operations.platforms import Platforms
+from ruchu.operations.storages import Storages
 from ruchu.recovery import granular, granular_archives, granular_sending, granular_trees
 from ruchu.recovery.granular import Content, Fetched
 from ruchu.recovery.granular_archives import Output, TarArchive, ZipArchive

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ruchu.control.storages import Storages
 from ruchu.errors import InvalidName, UsageError
 from ruchu.guests import extraction
 from ruchu.model.sources import Kind
+from ruchu.operations.storages import Storages
 from ruchu.protection import image, plans
 from ruchu.protection.running import Run
 

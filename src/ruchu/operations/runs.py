@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.clock import SYSTEM, since_start
-from ruchu.control import points
-from ruchu.control.storages import Storages
+from ruchu.operations import points
+from ruchu.operations.storages import Storages
 from ruchu.recovery import local_run
 from ruchu.recovery.local_machine import Wish
 

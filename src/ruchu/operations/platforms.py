@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
-from ruchu.control.registry import PlatformEntry, Registry, check_name
 from ruchu.errors import Unsupported, UsageError
+from ruchu.operations.registry import PlatformEntry, Registry, check_name
 from ruchu.platforms.contract import Platform
 
 # Scheme of the address, up to the first `+`, and the kind of the platform.

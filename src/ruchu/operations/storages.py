@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.clock import SYSTEM, Clock
-from ruchu.control import secrets
-from ruchu.control.registry import Registry, StorageEntry
-from ruchu.control.secrets import Ask, SecretSource
 from ruchu.errors import RuchuError, StorageError, StorageGone, UsageError
+from ruchu.operations import secrets
+from ruchu.operations.registry import Registry, StorageEntry
+from ruchu.operations.secrets import Ask, SecretSource
 from ruchu.recovery import instant_records
 from ruchu.repository import layout, locking, repositories
 from ruchu.repository.chains import Chain

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.clock import SYSTEM
-from ruchu.control import host_checks
 from ruchu.errors import Cancelled, ChainBusy, Damaged, RuchuError, StorageError, WrongKey
 from ruchu.model.sources import Kind
+from ruchu.operations import host_checks
 from ruchu.protection import image, retention
 from ruchu.protection.running import Run
 from ruchu.recovery import full

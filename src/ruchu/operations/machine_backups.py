@@ -3,10 +3,10 @@
 import traceback
 from typing import Any
 
-from ruchu.control.platforms import Platforms
-from ruchu.control.storages import Storages
 from ruchu.errors import RuchuError, UsageError
 from ruchu.model.sources import SnapshotOrder
+from ruchu.operations.platforms import Platforms
+from ruchu.operations.storages import Storages
 from ruchu.protection import machine, plans
 from ruchu.protection.machine import MachineResult, Order
 from ruchu.protection.running import Run

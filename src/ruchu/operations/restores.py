@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ruchu.control import points
-from ruchu.control.platforms import Platforms
-from ruchu.control.storages import Storages
 from ruchu.model.machines import Placement
+from ruchu.operations import points
+from ruchu.operations.platforms import Platforms
+from ruchu.operations.storages import Storages
 from ruchu.recovery import full
 from ruchu.recovery.running import Run
 

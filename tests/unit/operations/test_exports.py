@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from ruchu.control import exports, instants
 from ruchu.errors import NotFound, UsageError
+from ruchu.operations import exports, instants
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.clock import since_start
-from ruchu.control.exports import Ready, Request, Serving, bracketed, serving
-from ruchu.control.storages import Storages
 from ruchu.errors import NotFound
 from ruchu.exports import iscsi
 from ruchu.exports.fuse import mounting
 from ruchu.exports.fuse.tree import RawDisk, Tree
 from ruchu.guests.browsing import Browser
+from ruchu.operations.exports import Ready, Request, Serving, bracketed, serving
+from ruchu.operations.storages import Storages
 
 # The organisation of a target's name is whoever owned a domain then; this one is reserved for
 # examples, so it is nobody else's (RFC 2606).

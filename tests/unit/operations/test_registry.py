@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from ruchu.control.registry import PlatformEntry, Registry, StorageEntry
 from ruchu.errors import AlreadyExists, InvalidName, NotFound, UsageError
+from ruchu.operations.registry import PlatformEntry, Registry, StorageEntry
 
 ENTRY = StorageEntry("main", "/backup", "0" * 32, "backup", "passphrase", "/root/p")
 
