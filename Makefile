@@ -103,9 +103,9 @@ COMPILE = uv pip compile --quiet --no-config --universal --python-version 3.11 -
     $(ARGS)
 
 lock: ## resolve the locks anew (needs uv): make lock ARGS=--upgrade
-	$(COMPILE) --extra libvirt --extra mount --group build --group test --group lint \
+	$(COMPILE) --all-extras --group build --group test --group lint \
 	    --output-file requirements/dev.lock pyproject.toml
-	$(COMPILE) --extra libvirt --extra mount --constraint requirements/dev.lock \
+	$(COMPILE) --all-extras --constraint requirements/dev.lock \
 	    --output-file requirements/runtime.lock pyproject.toml
 	$(COMPILE) --group pyproject.toml:build --constraint requirements/dev.lock \
 	    --output-file requirements/build.lock

@@ -10,6 +10,8 @@ RuchuError
 ├── PlatformError ─ Unreachable, Unsupported, SourceBusy, SourceChanged, GuestAgentError, NbdError
 ├── GuestError ─ GuestDamaged, GuestUnsupported
 ├── ExportError ─ CacheDamaged, CacheMismatch
+├── ControlError ─ NotAuthenticated, Forbidden, TooMany, Stale, NeedsApproval, DatabaseUnusable
+├── WireError ─ ProtocolViolation, Refused, NodeAway
 └── CommandFailed
 
 `code` is stable (scripts match it), `exit_status` is what the command line returns, `retry` says
@@ -328,3 +330,81 @@ class CommandFailed(RuchuError):
 
     code = "command-failed"
     exit_status = 11
+
+
+class ControlError(RuchuError):
+    """The server did not carry this out."""
+
+    code = "control"
+    exit_status = 14
+
+
+class NotAuthenticated(ControlError):
+    """Nobody is signed in, or what was shown is not valid."""
+
+    code = "not-authenticated"
+    hint = "Sign in again, or give a token that is valid."
+
+
+class Forbidden(ControlError):
+    """This account may not do that."""
+
+    code = "forbidden"
+    hint = "An administrator can give the role or the group that it takes."
+
+
+class TooMany(ControlError):
+    """Too many requests in a short time."""
+
+    code = "too-many"
+    retry = True
+    hint = "Wait a little, then try again."
+
+
+class Stale(ControlError):
+    """It was changed by somebody else in the meantime."""
+
+    code = "stale"
+    hint = "Read it again, then decide anew."
+
+
+class NeedsApproval(ControlError):
+    """A second person has to agree to this first."""
+
+    code = "needs-approval"
+    hint = "It was entered as a request; another administrator approves or refuses it."
+
+
+class DatabaseUnusable(ControlError):
+    """The database of the server cannot be used."""
+
+    code = "database-unusable"
+
+
+class WireError(RuchuError):
+    """The connection between server and node failed."""
+
+    code = "wire"
+    exit_status = 15
+    retry = True
+
+
+class ProtocolViolation(WireError):
+    """The other side does not keep to the protocol."""
+
+    code = "protocol-violation"
+    retry = False
+
+
+class Refused(WireError):
+    """The other side refused the connection."""
+
+    code = "refused"
+    retry = False
+    hint = "Enrol this node again with a fresh token from the server."
+
+
+class NodeAway(WireError):
+    """The node is not connected."""
+
+    code = "node-away"

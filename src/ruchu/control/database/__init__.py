@@ -1,0 +1,1 @@
+"""The database of the server: SQLite for one server, PostgreSQL for large sites."""

@@ -1,0 +1,1 @@
+"""The tables as a whole, and how the database of an earlier release becomes one of this."""
