@@ -98,9 +98,9 @@ class Registry:
         hint = "See `ruchu platform list`; add it with `ruchu platform add NAME URI`."
         raise NotFound(f"(platform {name!r})" if name else "(no platform is known)", hint=hint)
 
-    def put_platform(self, entry: PlatformEntry) -> None:
-        """Take in a platform."""
-        self._put(_PLATFORMS, asdict(entry), replace=False)
+    def put_platform(self, entry: PlatformEntry, *, replace: bool = False) -> None:
+        """Take in a platform, or a new version of its entry with `replace`."""
+        self._put(_PLATFORMS, asdict(entry), replace=replace)
 
     def require_free(self, name: str) -> None:
         """Check that a storage may be called so.
