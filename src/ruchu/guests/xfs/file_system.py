@@ -1,7 +1,8 @@
 """An XFS, read-only.
 
-Nodes are inode numbers. A log that holds more than is in place is not replayed: what had just been
-written may be shown as it was before, which `facts` tells. Not read: content on a realtime device.
+Nodes are inode numbers. A log that holds more than is in place is replayed in memory. Where that
+cannot be done, what had just been written may be shown as it was before; `facts` tells. Not read:
+content on a realtime device.
 """
 
 import struct
@@ -14,7 +15,7 @@ from ruchu.blocks.devices import BlockReader
 from ruchu.errors import GuestDamaged, GuestError, GuestUnsupported, NotFound
 from ruchu.guests.contract import Entry, Facts, NodeKind, Ranges, Stat
 from ruchu.guests.volume_reading import READ_MAX, VolumeReader
-from ruchu.guests.xfs import directories, inodes, log, mapping, superblock, xattrs
+from ruchu.guests.xfs import directories, inodes, log, log_replay, mapping, superblock, xattrs
 from ruchu.guests.xfs.inodes import Fork, Inode
 from ruchu.guests.xfs.mapping import BlockMap
 from ruchu.model.extents import Content, Extent
@@ -39,12 +40,11 @@ class XfsFileSystem:
             GuestDamaged: it is none, or its superblock is damaged.
             GuestUnsupported: it needs something that is not understood.
         """
-        self._volume = VolumeReader(device)
-        self._superblock = superblock.load(self._volume)
+        self._volume, self._superblock, told = _replayed(VolumeReader(device))
         self._maps: OrderedDict[int, BlockMap] = OrderedDict()
         self._rows_kept = 0
         self._lock = threading.Lock()
-        self._notes = tuple(_notes(self._volume, self._superblock))
+        self._notes = (*_notes(self._superblock), *told)
 
     @property
     def facts(self) -> Facts:
@@ -218,7 +218,29 @@ class XfsFileSystem:
         return target
 
 
-def _notes(volume: VolumeReader, found: superblock.Superblock) -> Iterator[str]:
+def _replayed(volume: VolumeReader) -> tuple[VolumeReader, superblock.Superblock, tuple[str, ...]]:
+    """Return the volume with what its log holds, and what a person should know of that."""
+    found = superblock.load(volume)
+    try:
+        why = log.unsettled(volume, found, frozen=False)
+    except GuestError as error:
+        why = error.detail
+    if not why:
+        return volume, found, ()
+    try:
+        replayed = log_replay.replayed(volume, found)
+        newer = VolumeReader(replayed.device)
+        found = superblock.load(newer)
+    except GuestError as error:
+        cause = "" if error.detail == why else f" ({error.detail})"
+        return volume, found, (f"{why}; what was written last may be missing{cause}",)
+    told = "it was not unmounted cleanly: it is shown as after its log was replayed"
+    if replayed.unfinished:
+        told += f"; {replayed.unfinished} operations that had begun were not finished"
+    return newer, found, (told,)
+
+
+def _notes(found: superblock.Superblock) -> Iterator[str]:
     if not found.intact:
         yield "the checksum of its superblock is wrong"
     if found.unfinished:
@@ -227,9 +249,3 @@ def _notes(volume: VolumeReader, found: superblock.Superblock) -> Iterator[str]:
         yield "it says that it must be repaired"
     if found.realtime:
         yield "it has a realtime device, whose files cannot be read"
-    try:
-        why = log.unsettled(volume, found, frozen=False)
-    except GuestError as error:
-        why = error.detail
-    if why:
-        yield f"{why}; what was written last may be missing"
