@@ -248,13 +248,17 @@ class Overlay:
 
     def write(self, start: int, buffer: memoryview) -> None:
         """Store the buffer; what a block lacks comes from the base."""
-        end = start + len(buffer)
+        self.write_parts(start, [buffer])
+
+    def write_parts(self, start: int, parts: list[memoryview]) -> None:
+        """Store buffers one after the other, as one write."""
+        end = start + sum(map(len, parts))
         assert 0 <= start <= end <= self._size
         if start == end:
             return
         first, last = start >> _SHIFT, end + _IN_BLOCK >> _SHIFT
         with self._held(first, last):
-            self._store(start, end, [buffer])
+            self._store(start, end, [*parts])
             self._mark(first, last)
 
     def _store(self, start: int, end: int, parts: list[Buffer]) -> None:

@@ -15,6 +15,10 @@ from typing import Final, Protocol
 # A host that was suspended or a network that rebuilds its routes is back within it.
 STALL_S: Final = 60
 _TLS_PIECE: Final = 256 * 1024
+# The kernel takes at most 1024 parts in one call (UIO_MAXIOV).
+_PARTS_MAX: Final = 1024
+
+Part = bytes | bytearray | memoryview
 
 
 class Channel(Protocol):
@@ -27,7 +31,26 @@ class Channel(Protocol):
             OSError: it left, or stalled, in the middle.
         """
 
-    def send(self, head: bytes, data: bytes | bytearray | memoryview = b"") -> None:
+    def receive_some(self, view: memoryview, least: int, *, begun: bool) -> int:
+        """Receive at least so many bytes, and what else has come; return how many.
+
+        Args:
+            view: where they go; it has room for `least` and more.
+            least: fewer are not returned, but for 0: the client left between two messages.
+            begun: the beginning of a message was received before.
+
+        Raises:
+            OSError: it left, or stalled, in the middle of a message.
+        """
+
+    def send_all(self, parts: "list[Part]") -> None:
+        """Send parts of one or several messages, together.
+
+        Raises:
+            OSError: the client is gone or takes nothing; nothing can be sent any more.
+        """
+
+    def send(self, head: bytes, data: Part = b"") -> None:
         """Send both as one message.
 
         Raises:
@@ -81,28 +104,46 @@ class PlainChannel(_SocketChannel):
 
     def receive(self, view: memoryview) -> bool:
         """Fill the view; return False if the client left before its first byte."""
-        wanted, done = len(view), 0
-        while True:
-            try:
-                count = self._receive_into(view[done:] if done else view, 0, socket.MSG_WAITALL)
-            except BlockingIOError:
-                if not done:
-                    continue
-                raise
-            done += count
-            if done == wanted:
-                return True
-            if not count:
-                return _left(done)
+        return bool(self.receive_some(view, len(view), begun=False))
 
-    def send(self, head: bytes, data: bytes | bytearray | memoryview = b"") -> None:
+    def receive_some(self, view: memoryview, least: int, *, begun: bool) -> int:
+        """Receive at least so many bytes, and what else has come; return how many."""
+        flags = socket.MSG_WAITALL if least == len(view) else 0
+        done = 0
+        while done < least:
+            try:
+                count = self._receive_into(view[done:] if done else view, 0, flags)
+            except BlockingIOError:
+                if done or begun:
+                    raise
+                continue
+            if not count:
+                return _left(done, begun=begun)
+            done += count
+        return done
+
+    def send_all(self, parts: list[Part]) -> None:
+        """Send parts of one or several messages, together."""
+        with self._sending:
+            try:
+                for first in range(0, len(parts), _PARTS_MAX):
+                    some = parts[first : first + _PARTS_MAX]
+                    sent = self._sendmsg(some)
+                    if sent != sum(map(len, some)):
+                        self._socket.sendall(memoryview(b"".join(some))[sent:])
+            except OSError:
+                # Half a message may be out; nothing that follows could be understood.
+                self.abort()
+                raise
+
+    def send(self, head: bytes, data: Part = b"") -> None:
         """Send both as one message."""
         with self._sending:
             sent = self._sendmsg((head, data))
             if sent != len(head) + len(data):
                 self._send_rest(head, data, sent)
 
-    def _send_rest(self, head: bytes, data: bytes | bytearray | memoryview, sent: int) -> None:
+    def _send_rest(self, head: bytes, data: Part, sent: int) -> None:
         try:
             if sent < len(head):
                 self._socket.sendall(head[sent:])
@@ -155,25 +196,33 @@ class TlsChannel(_SocketChannel):
 
     def receive(self, view: memoryview) -> bool:
         """Fill the view; return False if the client left before its first byte."""
-        wanted, done = len(view), 0
-        while done < wanted:
+        return bool(self.receive_some(view, len(view), begun=False))
+
+    def receive_some(self, view: memoryview, least: int, *, begun: bool) -> int:
+        """Receive at least so many bytes, and what else has come; return how many."""
+        room, done = len(view), 0
+        while done < least:
             try:
                 with self._state:
-                    count = self._session.read(wanted - done, view[done:])
+                    count = self._session.read(room - done, view[done:])
             except ssl.SSLWantReadError:
                 try:
                     if not self._take():
-                        return _left(done)
+                        return _left(done, begun=begun)
                 except BlockingIOError:
-                    if done:
+                    if done or begun:
                         raise
                 continue
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return _left(done)
+                return _left(done, begun=begun)
             if not count:
-                return _left(done)
+                return _left(done, begun=begun)
             done += int(count)
-        return True
+        return done
+
+    def send_all(self, parts: list[Part]) -> None:
+        """Send parts of one or several messages, together."""
+        self.send(b"".join(parts))
 
     def _take(self) -> bool:
         data = self._socket.recv(_TLS_PIECE)
@@ -181,7 +230,7 @@ class TlsChannel(_SocketChannel):
             self._incoming.write(data)
         return bool(data)
 
-    def send(self, head: bytes, data: bytes | bytearray | memoryview = b"") -> None:
+    def send(self, head: bytes, data: Part = b"") -> None:
         """Send both as one message."""
         with self._sending:
             try:
@@ -202,7 +251,7 @@ class TlsChannel(_SocketChannel):
             data = data[count:]
 
 
-def _left(done: int) -> bool:
-    if done:
-        raise ConnectionResetError(f"the client left {done} bytes into a message")
-    return False
+def _left(done: int, *, begun: bool) -> int:
+    if done or begun:
+        raise ConnectionResetError("the client left in the middle of a message")
+    return 0

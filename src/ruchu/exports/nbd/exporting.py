@@ -26,6 +26,7 @@ _WRITABLE_FLAGS: Final = (
 
 Peek = Callable[[int, int], memoryview | None]
 Write = Callable[[int, memoryview], None]
+WriteParts = Callable[[int, list[memoryview]], None]
 Zero = Callable[[int, int], None]
 Flush = Callable[[], None]
 
@@ -41,7 +42,8 @@ class NbdExport:
     Args:
         name: at most 4096 bytes of UTF-8.
         device: a disk; writable if it has `write`, `zero` and `flush`. Optional: `peek` (see
-            `PeekingReader`), `discard` (see `BlockDevice`).
+            `PeekingReader`), `discard` (see `BlockDevice`), `write_parts` (as `write`, of several
+            buffers that follow one another).
         description: shown to clients that ask.
         read_only: refuse writing even where the device can.
 
@@ -62,6 +64,7 @@ class NbdExport:
         self.size = device.size
         self.peek: Peek = getattr(device, "peek", _nothing_at_hand)
         self.write: Write | None = None
+        self.write_parts: WriteParts | None = None
         self.zero: Zero | None = None
         self.flush: Flush | None = None
         self.discard: Zero | None = None
@@ -71,6 +74,7 @@ class NbdExport:
 
     def _make_writable(self, device: BlockReader) -> None:
         self.write = getattr(device, "write", None)
+        self.write_parts = getattr(device, "write_parts", None)
         self.zero = getattr(device, "zero", None)
         self.flush = getattr(device, "flush", None)
         self.discard = getattr(device, "discard", None)

@@ -20,8 +20,10 @@ from ruchu.blocks import nbd_messages as messages
 from ruchu.blocks import nbd_server_messages as replies
 from ruchu.blocks.nbd import STATE_HOLE, STATE_ZERO
 from ruchu.errors import NbdError, RuchuError, StorageFull
-from ruchu.exports.nbd.channels import Channel
+from ruchu.exports.nbd.channels import Channel, Part
+from ruchu.exports.nbd.gathering import Write, runs_of
 from ruchu.exports.nbd.handshake import ALLOCATION_ID, Agreed
+from ruchu.exports.nbd.inbox import INBOX_BYTES, Inbox
 from ruchu.exports.nbd.workers import Budget, Pool
 from ruchu.model.extents import Content
 from ruchu.units import KIB, MIB
@@ -29,6 +31,11 @@ from ruchu.units import KIB, MIB
 # Data to write is handed to the device in pieces that end at multiples of it: this bounds memory
 # whatever is sent, and no block of a device is cut in two.
 WRITE_PIECE: Final = 1 * MIB
+# A write up to here is received whole, and stored with those beside it: a quarter of the inbox.
+GATHERED_WRITE_MAX: Final = INBOX_BYTES // 4
+GATHERED_MAX: Final = 256
+# Answers of small reads and writes go out together; what is large goes at once.
+COLLECTED_MAX: Final = 64 * KIB
 # Zeros in what was read are found in pieces, and not sent: a chunk's head is 32 bytes.
 ZERO_PIECE: Final = 64 * KIB
 # A prefetch is a hint; more would push what is used out of the cache.
@@ -99,7 +106,12 @@ class Transmission:
         self._own_budget = Budget(resources.connection_bytes_max)
         self._answers: queue.SimpleQueue[tuple[list[_Piece], int] | None] = queue.SimpleQueue()
         self._sender: threading.Thread | None = None
+        self._structured = agreed.structured
+        self._inbox = Inbox(channel)
         self._buffer: memoryview | None = None
+        self._gathered: list[Write] = []
+        self._collected: list[Part] = []
+        self._collected_bytes = 0
         self._broken = False
         self._commands: dict[int, Callable[[Request], list[_Piece] | _Failure]] = {
             messages.CMD_READ: self._read,
@@ -126,37 +138,104 @@ class Transmission:
                 self._sender.join()
 
     def _receive_requests(self) -> None:
-        header = bytearray(replies.REQUEST_SIZE)
-        view = memoryview(header)
-        receive, unpack, send = self._channel.receive, replies.REQUEST.unpack, self._channel.send
-        peek, size, structured = self._export.peek, self._export.size, self._agreed.structured
-        while receive(view):
-            magic, flags, command, cookie, start, length = unpack(header)
+        inbox, unpack = self._inbox, replies.REQUEST.unpack_from
+        buffer, size = inbox.buffer, self._export.size
+        gathers = self._export.write is not None
+        while True:
+            if inbox.end - inbox.at < replies.REQUEST_SIZE:
+                self._settle()
+                if not inbox.wait(replies.REQUEST_SIZE):
+                    return
+            magic, flags, command, cookie, start, length = unpack(buffer, inbox.at)
             if magic != messages.REQUEST_MAGIC:
+                self._settle()
                 raise NbdError(f"request with magic {magic:#x}")
-            # The one path that must be short: a small read of what the device has at hand.
-            if (
-                not command
-                and not flags
-                and 0 < length <= messages.PAYLOAD_MAX
-                and start + length <= size
-            ):
-                try:
-                    data = peek(start, length)
-                except Exception:  # noqa: BLE001 - the pool meets it again, and answers it
-                    data = None
-                if data is not None:
-                    if structured:
-                        head = replies.DATA_CHUNK.pack(
-                            messages.CHUNK_MAGIC, 1, 1, cookie, 8 + length, start
-                        )
-                    else:
-                        head = replies.SIMPLE_REPLY.pack(messages.SIMPLE_REPLY_MAGIC, 0, cookie)
-                    send(head, data)
+            # The paths that must be short: a read of what the device has at hand, a small write.
+            if not flags and length and start + length <= size:
+                if command == messages.CMD_READ:
+                    if self._read_at_once(cookie, start, length):
+                        inbox.at += replies.REQUEST_SIZE
+                        continue
+                elif command == messages.CMD_WRITE and gathers and length <= GATHERED_WRITE_MAX:
+                    self._gather(cookie, start, length)
                     continue
+            self._settle()
+            inbox.at += replies.REQUEST_SIZE
             if command == messages.CMD_DISCONNECT:
                 return
             self._handle(Request(flags, command, cookie, start, length))
+
+    def _read_at_once(self, cookie: int, start: int, length: int) -> bool:
+        """Answer a read of what the device has at hand; return whether it had."""
+        if length > messages.PAYLOAD_MAX:
+            return False
+        try:
+            data = self._export.peek(start, length)
+        except Exception:  # noqa: BLE001 - the pool meets it again, and answers it
+            return False
+        if data is None:
+            return False
+        if self._structured:
+            head = replies.DATA_CHUNK.pack(messages.CHUNK_MAGIC, 1, 1, cookie, 8 + length, start)
+        else:
+            head = replies.SIMPLE_REPLY.pack(messages.SIMPLE_REPLY_MAGIC, 0, cookie)
+        self._collected += (head, data)
+        self._collected_bytes += length
+        if self._collected_bytes >= COLLECTED_MAX:
+            self._send_collected()
+        return True
+
+    def _gather(self, cookie: int, start: int, length: int) -> None:
+        """Take a small write; it is stored with those that came with it."""
+        inbox = self._inbox
+        whole = replies.REQUEST_SIZE + length
+        if inbox.end - inbox.at < whole:
+            self._settle()
+            inbox.wait(whole)
+        begin = inbox.at + replies.REQUEST_SIZE
+        inbox.at += whole
+        self._gathered.append((start, cookie, inbox.buffer[begin : begin + length]))
+        if len(self._gathered) >= GATHERED_MAX:
+            self._store_gathered()
+
+    def _settle(self) -> None:
+        """Store and answer what was taken; to be done before this thread waits for anything."""
+        if self._gathered:
+            self._store_gathered()
+        if self._collected:
+            self._send_collected()
+
+    def _store_gathered(self) -> None:
+        """Store writes that came together, and collect the answers."""
+        writes, self._gathered = self._gathered, []
+        try:
+            if self._stored_together(writes):
+                done = replies.done_chunk if self._structured else replies.simple_reply
+                self._collected.append(b"".join([done(cookie) for _, cookie, _ in writes]))
+                return
+            failures = [self._store(start, data) for start, _, data in writes]
+        finally:
+            self._export.allocation.changed()
+        for (start, cookie, data), failure in zip(writes, failures, strict=True):
+            request = Request(0, messages.CMD_WRITE, cookie, start, len(data))
+            pieces = self._done(request) if failure is None else self._failed(request, failure)
+            self._collected += (head for head, _ in pieces)
+
+    def _stored_together(self, writes: list[Write]) -> bool:
+        """Store writes, those that meet on the disk in one; False: each is to be tried by itself."""
+        if len(writes) == 1 or self._export.write_parts is None:
+            return False
+        runs = runs_of(writes)
+        try:
+            for start, parts in runs:
+                self._export.write_parts(start, parts)
+        except Exception:  # noqa: BLE001 - each by itself meets it again, and answers it
+            return False
+        return bool(runs)
+
+    def _send_collected(self) -> None:
+        collected, self._collected, self._collected_bytes = self._collected, [], 0
+        self._channel.send_all(collected)
 
     def _handle(self, request: Request) -> None:
         failure = self._refusal(request)
@@ -319,8 +398,7 @@ class Transmission:
         try:
             while at < end:
                 piece = self._buffer[: min(end, (at // WRITE_PIECE + 1) * WRITE_PIECE) - at]
-                if not self._channel.receive(piece):
-                    raise ConnectionResetError("the client left during a write")
+                self._inbox.fill(piece)
                 failure = failure or self._store(at, piece)
                 at += len(piece)
         finally:
@@ -374,7 +452,7 @@ class Transmission:
                 self._own_budget.give_back(cost)
 
 
-_Piece = tuple[bytes, bytes | bytearray | memoryview]
+_Piece = tuple[bytes, Part]
 
 
 def _chunks(cookie: int, start: int, buffer: bytearray) -> list[_Piece]:
