@@ -119,6 +119,10 @@ class Process:
         except subprocess.TimeoutExpired as error:
             raise _failed(self.args, self._secrets, f"no end after {timeout_s:g} s") from error
 
+    def close(self) -> None:
+        """Let go of what it printed; it has ended."""
+        self._log.close()
+
     def stop(self, timeout_s: float = STOP_LIMIT_S) -> int:
         """Ask it to end, kill it if it does not; return the exit status. Idempotent."""
         if self._popen.poll() is None:
@@ -173,6 +177,35 @@ def start_in_terminal(args: Sequence[str]) -> Iterator["Process"]:
             yield process
         finally:
             process.stop()
+
+
+def start_fed(args: Sequence[str], data: bytes, *, log: os.PathLike[str]) -> "Process":
+    """Start a program in a session of its own, hand it `data` on its standard input, return it.
+
+    Its output goes into the file `log`. The caller looks at its status, and closes it at the end.
+
+    Raises:
+        CommandFailed: it could not be started, or did not take the data.
+    """
+    output = open(log, "w+b")  # noqa: PTH123, SIM115 - the process object closes it
+    try:
+        popen = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
+            list(args), stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+            env=_environment(None), start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        output.close()
+        raise _failed(args, (), _missing(error)) from error
+    assert popen.stdin is not None
+    try:
+        with popen.stdin as pipe:
+            pipe.write(data)
+    except OSError as error:
+        popen.kill()
+        popen.wait()
+        output.close()
+        raise _failed(args, (), _missing(error)) from error
+    return Process(tuple(args), popen, output)
 
 
 def start_detached(args: Sequence[str], *, log: str) -> int:

@@ -1,16 +1,19 @@
 """The error tree. The docstring of a class is its message; `hint` says what to do.
 
 RuchuError
-├── UsageError ─ InvalidName, NotFound, AlreadyExists, PointProtected, Cancelled
+├── UsageError ─ InvalidName, NotFound, AlreadyExists, PointProtected, Cancelled, WeakPassword
+├── PartlyFailed
 ├── StorageError ─ StorageFull, StorageReadOnly, StorageGone, ObjectMissing, ObjectShort,
 │                  ObjectExists, UnsafeName, ForeignDirectory, ImmutableNotApplied,
-│                  ImageDamaged
+│                  ImageDamaged, StorageRefused
 ├── RepositoryError ─ Damaged, UnknownFormat, WrongKey, ChainBusy, PointInUse, LockLost,
 │                     ClockWentBack, Incomplete
 ├── PlatformError ─ Unreachable, Unsupported, SourceBusy, SourceChanged, GuestAgentError, NbdError
-├── GuestError ─ GuestDamaged, GuestUnsupported
+├── GuestError ─ GuestDamaged, GuestUnsupported, GuestIncomplete
 ├── ExportError ─ CacheDamaged, CacheMismatch
 ├── ControlError ─ NotAuthenticated, Forbidden, TooMany, Stale, NeedsApproval, DatabaseUnusable
+│                  CodeNeeded, LastAdministrator, QuotaExceeded, WrongServerKey,
+│                  SecretDamaged, AuditBroken
 ├── WireError ─ ProtocolViolation, Refused, NodeAway
 └── CommandFailed
 
@@ -18,7 +21,7 @@ RuchuError
 whether the same call may succeed later without anybody changing anything.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RuchuError(Exception):
@@ -71,11 +74,33 @@ class PointProtected(UsageError):
     hint = "Remove the star first; a lock ends by itself on its date."
 
 
+class WeakPassword(UsageError):
+    """This password would soon be guessed:"""
+
+    code = "weak-password"
+    hint = "Take several words that do not belong together, or let a password manager make one."
+
+
 class Cancelled(RuchuError):
     """Cancelled; nothing was left behind."""
 
     code = "cancelled"
     exit_status = 130
+
+
+class PartlyFailed(RuchuError):
+    """Not everything that was asked for was done."""
+
+    code = "partly-failed"
+    exit_status = 16
+
+    def __init__(
+        self, detail: str = "", *, hint: str = "", result: dict[str, Any], again: bool
+    ) -> None:
+        """Say what was done all the same, and whether trying again may help."""
+        super().__init__(detail, hint=hint)
+        self.result = result
+        self.again = again
 
 
 class StorageError(RuchuError):
@@ -163,6 +188,14 @@ class ImageDamaged(StorageError):
     code = "image-damaged"
     retry = False
     hint = "Check it with the program that made it, such as `qemu-img check`."
+
+
+class StorageRefused(StorageError):
+    """The storage refuses:"""
+
+    code = "storage-refused"
+    retry = False
+    hint = "Check the credentials, what they allow, and the address of the storage."
 
 
 class RepositoryError(RuchuError):
@@ -304,6 +337,13 @@ class GuestUnsupported(GuestError):
     hint = "Export the disk (`ruchu export nbd`) or run the point and read it with the guest."
 
 
+class GuestIncomplete(GuestError):
+    """Not everything inside the disk could be read:"""
+
+    code = "guest-incomplete"
+    hint = "Each failure was told, the rest was read. Another point may have what is missing."
+
+
 class ExportError(RuchuError):
     """The point could not be served."""
 
@@ -346,6 +386,13 @@ class NotAuthenticated(ControlError):
     hint = "Sign in again, or give a token that is valid."
 
 
+class CodeNeeded(NotAuthenticated):
+    """A code of the authenticator is needed as well."""
+
+    code = "code-needed"
+    hint = "Give the code that the authenticator shows now, or a recovery code."
+
+
 class Forbidden(ControlError):
     """This account may not do that."""
 
@@ -359,6 +406,7 @@ class TooMany(ControlError):
     code = "too-many"
     retry = True
     hint = "Wait a little, then try again."
+    after_s: float = 0.0
 
 
 class Stale(ControlError):
@@ -373,6 +421,42 @@ class NeedsApproval(ControlError):
 
     code = "needs-approval"
     hint = "It was entered as a request; another administrator approves or refuses it."
+    request: str = ""
+
+
+class LastAdministrator(ControlError):
+    """This is the last administrator who can sign in; nobody could administer the server."""
+
+    code = "last-administrator"
+    hint = "Make another account administrator of all groups first."
+
+
+class QuotaExceeded(ControlError):
+    """The group would exceed its quota:"""
+
+    code = "quota-exceeded"
+    hint = "Raise the quota of the group, or remove what is not needed any more."
+
+
+class WrongServerKey(ControlError):
+    """The key of this server does not open the secrets in its database."""
+
+    code = "wrong-server-key"
+    hint = "Put the right key back in its place; the secrets are untouched."
+
+
+class SecretDamaged(ControlError):
+    """A stored secret does not open: it was changed, or moved here from elsewhere."""
+
+    code = "secret-damaged"
+    hint = "Somebody may have tampered with the database. Enter this secret again."
+
+
+class AuditBroken(ControlError):
+    """The audit trail was changed:"""
+
+    code = "audit-broken"
+    hint = "Keep the database and the file of anchors as evidence; compare with your copies."
 
 
 class DatabaseUnusable(ControlError):

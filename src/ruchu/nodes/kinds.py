@@ -1,0 +1,44 @@
+"""Every kind of work that a node does. Some are tasks, some are questions that end in a moment."""
+
+from collections.abc import Mapping
+
+from ruchu.errors import UsageError
+from ruchu.nodes import work_backup, work_host, work_restore, work_storages
+from ruchu.nodes.work_contract import Worker
+
+TASKS: Mapping[str, Worker] = {
+    "backup": work_backup.back_up,
+    "restore": work_restore.restore,
+    "instant": work_restore.start_instant,
+    "instant-stop": work_restore.stop_instant,
+    "migration": work_restore.migrate,
+    "verify": work_storages.verify,
+    "merge": work_backup.retain,
+    "repair": work_storages.repair,
+    "delete-points": work_storages.delete_points,
+}
+
+QUESTIONS: Mapping[str, Worker] = {
+    "inventory": work_storages.inventory,
+    "platform-check": work_storages.check_platform,
+    "storage-make": work_storages.make,
+    "storage-look": work_storages.look,
+    "points": work_storages.list_points,
+    "point-star": work_storages.mark_point,
+    "instants": work_restore.list_instants,
+    "instants-resume": work_restore.resume_instants,
+    "doctor": work_host.doctor,
+}
+
+
+def worker(kind: str) -> Worker:
+    """Return what does work of a kind.
+
+    Raises:
+        UsageError: this release does not know it.
+    """
+    found = TASKS.get(kind) or QUESTIONS.get(kind)
+    if found is None:
+        hint = "Update the node: the server is of a later release."
+        raise UsageError(f"(work of kind {kind[:80]!r})", hint=hint)
+    return found

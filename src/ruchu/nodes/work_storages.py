@@ -1,0 +1,122 @@
+"""The work on storages: made, adopted, looked at, verified, repaired; their points."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruchu.errors import UsageError
+from ruchu.nodes import places
+from ruchu.nodes.work_contract import Result, Work
+from ruchu.operations import points, repairs, storages, verification
+from ruchu.operations.registry import Registry
+from ruchu.operations.storages import Storages
+from ruchu.repository.verifying_findings import Watch
+
+DEPTHS = ("structural", "sampled", "full")
+
+
+def make(work: Work) -> Result:
+    """Make a place a storage, or adopt one that is there (`adopt`)."""
+    name, directory = work.text("name"), Path(work.text("directory"))
+    if not directory.is_absolute():
+        raise UsageError(f"({directory} is no absolute path)")
+    source = places.secret_source(work.order, work.state, name)
+    # What this node knew by that name before does not matter: the server decides on names.
+    with tempfile.TemporaryDirectory(dir=work.state) as scratch:
+        fresh = Storages(Registry(Path(scratch)))
+        if work.body.get("adopt"):
+            entry = fresh.adopt(name, directory, source)
+        else:
+            entry = fresh.add(name, directory, source, work.text("role", "backup"))
+        (state,) = fresh.list()
+        result: Result = {"storage": {**state.fields(), "id": entry.id, "role": entry.role}}
+        if work.body.get("adopt"):
+            result |= _points(fresh, name)
+    return result
+
+
+def look(work: Work) -> Result:
+    """Return how the storages of the order are, as this node sees them."""
+    return {"storages": [state.fields() for state in work.places.storages.list()
+                         if state.entry.name in _named(work)]}  # fmt: skip
+
+
+def _named(work: Work) -> set[str]:
+    return {str(each["name"]) for each in work.body.get("storages", ())}
+
+
+def list_points(work: Work) -> Result:
+    """Return the points of a storage, and what kept others from being listed."""
+    return _points(work.places.storages, work.text("storage"))
+
+
+def _points(known: Storages, storage: str) -> Result:
+    listing = points.list_points(known, storage)
+    return {"points": listing.points, "problems": [str(each) for each in listing.problems]}
+
+
+def verify(work: Work) -> Result:
+    """Verify a storage, or one point of it.
+
+    A storage that is damaged is no failure of the work: the server raises the alarm.
+    """
+    depth = work.text("depth", "sampled")
+    if depth not in DEPTHS:
+        raise UsageError(f"(depth {depth!r})", hint=f"One of: {', '.join(DEPTHS)}.")
+    sampled = int(work.body.get("records", 1000)) if depth == "sampled" else None
+    request = verification.request_of(sampled, full=depth == "full")
+    watch = Watch(work.teller.told, work.cancelled)
+    work.teller.phase("verify")
+    if work.body.get("point"):
+        report = verification.verify_point(work.places.storages, work.text("point"), request, watch)
+    else:
+        report = verification.verify_storage(
+            work.places.storages, work.text("storage"), request, watch
+        )
+    return verification.fields(report)
+
+
+def repair(work: Work) -> Result:
+    """Repair chains of a storage from another one."""
+    watch = Watch(work.teller.told, work.cancelled)
+    work.teller.phase("repair")
+    chain = work.body.get("chain")
+    done = repairs.repair(
+        work.places.storages, work.text("storage"), work.text("from"), chain, watch
+    )
+    return {"chains": done}
+
+
+def delete_points(work: Work) -> Result:
+    """Delete points."""
+    import datetime  # noqa: PLC0415 - the type of one argument
+
+    grace = datetime.timedelta(days=float(work.body.get("grace_days", 0)))
+    return {"chains": points.delete(work.places.storages, work.texts("points"), grace)}
+
+
+def mark_point(work: Work) -> Result:
+    """Star a point, or take its star away."""
+    found = points.star(
+        work.places.storages, work.text("point"), remove=not work.body.get("starred", True)
+    )
+    return {"point": found.head.point, "starred": bool(work.body.get("starred", True))}
+
+
+def inventory(work: Work) -> Result:
+    """Return the machines of a platform."""
+    name = work.text("platform")
+    found: list[dict[str, Any]] = work.places.platforms.inventory(name)
+    return {"platform": name, "machines": found}
+
+
+def check_platform(work: Work) -> Result:
+    """Ask a platform what it can do."""
+    return work.places.platforms.check(work.text("platform"))
+
+
+def find_chain(work: Work) -> Result:
+    """Return what a chain is."""
+    repository = work.places.storages.open(work.text("storage"))
+    chain = storages.find_chain(repository, work.text("chain"))
+    return {"chain": chain.id, "name": chain.object.name}
