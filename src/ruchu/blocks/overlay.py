@@ -261,6 +261,23 @@ class Overlay:
             self._store(start, end, [*parts])
             self._mark(first, last)
 
+    def write_at_once(self, start: int, buffer: memoryview) -> bool:
+        """Store whole blocks, if that waits neither for the base nor a writer; tell whether."""
+        end = start + len(buffer)
+        assert 0 <= start <= end <= self._size
+        first, last = start >> _SHIFT, end + _IN_BLOCK >> _SHIFT
+        stripe = start >> _STRIPE_SHIFT
+        cut = start & _IN_BLOCK or (end & _IN_BLOCK and end < self._size)
+        lock = self._stripes[stripe % _STRIPES]
+        if cut or end - 1 >> _STRIPE_SHIFT != stripe or not lock.acquire(blocking=False):
+            return False
+        try:
+            self._store(start, end, [buffer])
+            self._mark(first, last)
+        finally:
+            lock.release()
+        return True
+
     def _store(self, start: int, end: int, parts: list[Buffer]) -> None:
         """Write parts, and around them what the base has of their first and last block."""
         head, tail = start & _IN_BLOCK, end & _IN_BLOCK

@@ -533,3 +533,42 @@ def test_data_is_looked_for_inside_the_range_only(tmp_path):
         assert list(file.data_ranges(0, 5 * BLOCK)) == []
         assert list(file.data_ranges(0, 11 * BLOCK)) == [(10 * BLOCK, 11 * BLOCK)]
         assert list(file.data_ranges(0, 99 * BLOCK)) == [(10 * BLOCK, 13 * BLOCK)]
+
+
+def test_what_waits_for_nothing_is_written_at_once(path, base, rng):
+    data = memoryview(rng.randbytes(3 * BLOCK))
+    with Overlay.create(path, base, identity=NAME) as device:
+        assert device.write_at_once(BLOCK, data)
+        assert content(device, BLOCK, 3 * BLOCK) == data
+        # These would need the base.
+        assert not device.write_at_once(BLOCK + 1, data)
+        assert not device.write_at_once(BLOCK, data[:-1])
+        assert not device.write_at_once(0, data[:0])
+    with Overlay.open(path, base, identity=NAME) as device:
+        assert content(device) == base.content[:BLOCK] + data + base.content[4 * BLOCK :]
+
+
+def test_nothing_waits_for_another_writer_at_once(path, rng):
+    disk = MemoryDisk(rng.randbytes(2 << 20))
+    came, gate = threading.Event(), threading.Event()
+    read = disk.read_into
+
+    def slow(start, buffer):
+        came.set()
+        assert gate.wait(30)
+        read(start, buffer)
+
+    disk.read_into = slow
+    data = memoryview(bytes(BLOCK))
+    with Overlay.create(path, disk, identity=NAME) as device:
+        other = threading.Thread(target=device.write, args=(5, memoryview(b"x")))
+        other.start()
+        assert came.wait(30)
+        assert not device.write_at_once(8 * BLOCK, data)
+        assert device.write_at_once(1 << 20, data)
+        # Over two stretches at a time nothing is tried.
+        assert not device.write_at_once((1 << 20) - BLOCK, memoryview(bytes(2 * BLOCK)))
+        gate.set()
+        other.join()
+        assert content(device, 5, 1) == b"x"
+        assert device.write_at_once(8 * BLOCK, data)

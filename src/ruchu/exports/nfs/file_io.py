@@ -8,10 +8,14 @@ meanwhile share the next one, and when it fails, the verifier changes before any
 import functools
 import secrets
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from ruchu.exports.nfs.messages import VERIFIER_SIZE
 from ruchu.exports.nfs.workers import Workers
+from ruchu.units import KIB
+
+# What goes into the page cache in less time than a thread takes to be woken.
+AT_ONCE_MAX: Final = 64 * KIB
 
 Written = Callable[[Exception | None], None]
 # Called with the verifier that covers what was made durable, or with the error.
@@ -19,7 +23,10 @@ Flushed = Callable[[bytes, Exception | None], None]
 
 
 class Content(Protocol):
-    """The bytes of a file. All but `size` and `peek` may wait, and are called in threads."""
+    """The bytes of a file. All but `size` and `peek` may wait, and are called in threads.
+
+    It may have `write_at_once`: as `write`, but it never waits, and tells whether it was done.
+    """
 
     @property
     def size(self) -> int:
@@ -69,6 +76,9 @@ class FileIo:
 
     def __init__(self, content: Content, workers: Workers, verifier: Verifier) -> None:
         self.content = content
+        self._write_at_once: Callable[[int, memoryview], bool] | None = getattr(
+            content, "write_at_once", None
+        )
         self._workers = workers
         self._verifier = verifier
         # Callers bound how many there are, so looking at each of them is cheap.
@@ -87,6 +97,19 @@ class FileIo:
             return buffer
 
         self._workers.submit(work, done)
+
+    def store_at_once(self, start: int, data: memoryview) -> bool:
+        """Write a little in this thread; False: it cannot be done at once, and is still to do.
+
+        Raises:
+            RuchuError, OSError: it could not be written.
+        """
+        if self._write_at_once is None or len(data) > AT_ONCE_MAX:
+            return False
+        end = start + len(data)
+        if any(other.start < end and start < other.end for other in self._writes):
+            return False
+        return self._write_at_once(start, data)
 
     def write(self, start: int, data: bytes, done: Written) -> None:
         """Write in a thread, after every write that overlaps and came before."""

@@ -144,7 +144,7 @@ def write(service: Service, exchange: Exchange) -> None:
     arguments = exchange.arguments()
     file = service.tree.file(take_handle(arguments))
     start, count, how = arguments.u64(), arguments.u32(), arguments.u32()
-    data = bytes(arguments.view(messages.TRANSFER_MAX))
+    data = arguments.view(messages.TRANSFER_MAX)
     _check_write(file, start, len(data), how)
     if count != len(data):
         raise Refused(Status.INVAL)
@@ -171,8 +171,11 @@ def write(service: Service, exchange: Exchange) -> None:
         else:
             file.io.flush(flushed)
 
+    if file.io.store_at_once(start, data):
+        written(None)
+        return
     exchange.weight = count
-    file.io.write(start, data, written)
+    file.io.write(start, bytes(data), written)
 
 
 def _check_write(file: File, start: int, length: int, how: int) -> None:

@@ -81,6 +81,7 @@ class _Reading:
         self.read_into = device.read_into
         self.peek = getattr(device, "peek", self._nothing_at_hand)
         self.write = getattr(device, "write", self._refuse)
+        self.write_at_once = getattr(device, "write_at_once", self._not_at_once)
         self.flush = getattr(device, "flush", self._nothing_to_flush)
 
     @property
@@ -93,6 +94,10 @@ class _Reading:
     def _refuse(self, start: int, buffer: memoryview) -> None:
         del start, buffer
         raise Refused(Status.ROFS)
+
+    def _not_at_once(self, start: int, buffer: memoryview) -> bool:
+        del start, buffer
+        return False
 
     def _nothing_to_flush(self) -> None:
         pass
