@@ -11,10 +11,11 @@ RuchuError
 ├── PlatformError ─ Unreachable, Unsupported, SourceBusy, SourceChanged, GuestAgentError, NbdError
 ├── GuestError ─ GuestDamaged, GuestUnsupported, GuestIncomplete
 ├── ExportError ─ CacheDamaged, CacheMismatch
-├── ControlError ─ NotAuthenticated, Forbidden, TooMany, Stale, NeedsApproval, DatabaseUnusable
+├── ControlError ─ NotAuthenticated, Forbidden, TooMany, Stale, NeedsApproval, DatabaseUnusable,
+│                  ChannelFailed ─ ChannelRefused
 │                  CodeNeeded, LastAdministrator, QuotaExceeded, WrongServerKey,
 │                  SecretDamaged, AuditBroken
-├── WireError ─ ProtocolViolation, Refused, NodeAway
+├── WireError ─ ProtocolViolation, Refused, NodeAway, NodeFailed, WrongAuthorityKey
 └── CommandFailed
 
 `code` is stable (scripts match it), `exit_status` is what the command line returns, `retry` says
@@ -196,6 +197,14 @@ class StorageRefused(StorageError):
     code = "storage-refused"
     retry = False
     hint = "Check the credentials, what they allow, and the address of the storage."
+
+
+class GuardUnsupported(StorageError):
+    """This host cannot guard a storage in this way:"""
+
+    code = "guard-unsupported"
+    retry = False
+    hint = "`ruchu doctor --path DIRECTORY` says what it can."
 
 
 class RepositoryError(RuchuError):
@@ -465,6 +474,21 @@ class DatabaseUnusable(ControlError):
     code = "database-unusable"
 
 
+class ChannelFailed(ControlError):
+    """The message could not be handed over."""
+
+    code = "channel-failed"
+    retry = True
+    hint = "It is tried again by itself."
+
+
+class ChannelRefused(ChannelFailed):
+    """The message was refused."""
+
+    code = "channel-refused"
+    hint = "Check the settings and the secret of the channel; it is tried again by itself."
+
+
 class WireError(RuchuError):
     """The connection between server and node failed."""
 
@@ -492,3 +516,22 @@ class NodeAway(WireError):
     """The node is not connected."""
 
     code = "node-away"
+
+
+class NodeFailed(WireError):
+    """The node answered with an error:"""
+
+    code = "node-failed"
+    retry = False
+
+    def __init__(self, detail: str = "", *, hint: str = "", remote_code: str = "") -> None:
+        super().__init__(detail, hint=hint)
+        self.remote_code = remote_code
+
+
+class WrongAuthorityKey(WireError):
+    """The key of the certificate authority does not open with this passphrase."""
+
+    code = "wrong-authority-key"
+    retry = False
+    hint = "Give the server what it was made with; its nodes trust this authority only."

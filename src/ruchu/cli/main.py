@@ -8,6 +8,7 @@ import typer
 
 from ruchu import __version__, process
 from ruchu.cli import (
+    audit,
     backup,
     cancelling,
     coercion,
@@ -46,6 +47,7 @@ app.add_typer(export.app, name="export")
 app.add_typer(files.app, name="files")
 app.add_typer(instant.app, name="instant")
 app.add_typer(retention.app, name="retention")
+app.add_typer(audit.app, name="audit")
 app.command("mount")(mount.mount)
 app.command("run")(run.run)
 app.command("doctor")(host.doctor)

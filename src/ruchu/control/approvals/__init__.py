@@ -1,0 +1,1 @@
+"""Four eyes: what destroys waits until a second person has agreed to exactly that."""

@@ -1,0 +1,1 @@
+"""Secrets at rest: sealed under the key of the server, each bound to what it belongs to."""
