@@ -10,7 +10,7 @@ import typer
 
 from ruchu.cli import output, session
 from ruchu.cli.options import Json, Point, group, size_of
-from ruchu.errors import Damaged, GuestError, RuchuError, UsageError
+from ruchu.errors import Damaged, GuestError, GuestIncomplete, RuchuError, UsageError
 from ruchu.units import format_size
 
 if TYPE_CHECKING:
@@ -166,7 +166,9 @@ def _tell_fetched(done: "Fetched", *, json: bool, quiet: bool) -> None:
     if json:
         output.document(files.fetched_fields(done))
     for problem in done.problems:
-        output.note(f"failed: {shown(problem.path)}: {problem.error}")
+        output.note(f"failed: {shown(problem.path)}: {shown(str(problem.error).encode())}")
+    if done.failed > len(done.problems):
+        output.note(f"failed: {done.failed - len(done.problems)} more")
     for text, count in done.notes.items():
         output.note(f"note: {text} ({count})")
     counts = [f"{count} {kind.replace('_', ' ')}" for kind, count in done.counts.items()]
@@ -175,8 +177,11 @@ def _tell_fetched(done: "Fetched", *, json: bool, quiet: bool) -> None:
         line += f"; {done.failed} FAILED"
     if not json:
         (output.note if quiet else output.line)(line)
-    if done.failed:
-        raise typer.Exit(done.problems[0].error.exit_status)
+    error = done.error()
+    if isinstance(error, GuestError):
+        output.error(error)
+    if error is not None:
+        raise typer.Exit(error.exit_status)
 
 
 def _bytes(text: str) -> bytes:
@@ -187,13 +192,14 @@ def _bytes(text: str) -> bytes:
 def _tell(found: Iterable[dict[str, Any]], *, json: bool, whole: bool) -> None:
     """Print documents as they come; a problem among them becomes the exit status."""
     printer = _Documents() if json else _Lines(whole=whole)
-    status = 0
+    status = failed = 0
     try:
         for fields in found:
             printer.tell(fields)
-            if "problem" in fields and not status:
+            if "problem" in fields:
+                failed += 1
                 damaged = fields["code"] in _DAMAGED
-                status = Damaged.exit_status if damaged else GuestError.exit_status
+                status = status or (Damaged if damaged else GuestError).exit_status
     except RuchuError as error:
         if not printer.begun:
             raise
@@ -201,6 +207,8 @@ def _tell(found: Iterable[dict[str, Any]], *, json: bool, whole: bool) -> None:
         printer.tell({"problem": str(error), "code": error.code})
         status = error.exit_status
     printer.end()
+    if failed:
+        output.error(GuestIncomplete(f"{failed} entries could not be read"))
     if status:
         raise typer.Exit(status)
 

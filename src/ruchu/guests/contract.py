@@ -137,7 +137,8 @@ class FileSystem(Protocol):
     Raises:
         GuestDamaged: of any method: what it read contradicts itself.
         GuestUnsupported: it uses something that is not understood.
-        NotFound: there is no such node or stream.
+        NotFound: there is no such node or stream. Who has a node from a directory takes this for
+            damage, as `volumes.open_file_system` does.
     """
 
     @property

@@ -11,6 +11,7 @@ from ruchu.blocks.devices import BlockReader
 from ruchu.errors import GuestError, GuestUnsupported
 from ruchu.guests import lvm, partitions, probing, ranges, segments, swap
 from ruchu.guests.contract import Allocation, FileSystem, Opener, Ranges, everything
+from ruchu.guests.named import NamedFiles
 from ruchu.guests.partitions import Partition, Table
 from ruchu.guests.segments import MappedDevice
 
@@ -110,7 +111,9 @@ def discover(disks: Mapping[str, BlockReader]) -> Layout:
 
 
 def open_file_system(volume: Volume) -> FileSystem:
-    """Open the file system on a volume.
+    """Open the file system on a volume, for who goes from directory to directory.
+
+    What its directories name and is not there counts as damage: see `NamedFiles`.
 
     Raises:
         GuestUnsupported: there is none that can be read; it says why.
@@ -121,7 +124,7 @@ def open_file_system(volume: Volume) -> FileSystem:
     opener = probing.opener_of(volume.kind, volume.device)
     if opener is None:
         raise GuestUnsupported(f"{volume.name} ({volume.kind}) holds no file system to read")
-    return opener.open_file_system(volume.device)
+    return NamedFiles(opener.open_file_system(volume.device))
 
 
 def allocation_of(volume: Volume, *, frozen: bool) -> Allocation:

@@ -381,11 +381,19 @@ def fetched_fields(done: Fetched) -> Document:
     return {
         **{kind: done.counts[kind] for kind in kinds},
         "bytes": done.size,
+        "entries": done.entries,
         "failed": done.failed,
         "problems": [_problem_fields(each.path, each.error) for each in done.problems],
         "notes": [{"text": text, "count": count} for text, count in done.notes.items()],
+        "error": _error_fields(done.error()),
     }
 
 
 def _problem_fields(path: bytes, error: RuchuError) -> Document:
-    return {"path": text_of(path), "code": error.code, "message": str(error), "hint": error.advice}
+    return {"path": text_of(path), **(_error_fields(error) or {})}
+
+
+def _error_fields(error: RuchuError | None) -> Document | None:
+    if error is None:
+        return None
+    return {"code": error.code, "message": str(error), "hint": error.advice}

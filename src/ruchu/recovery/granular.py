@@ -9,7 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ruchu.errors import Cancelled, RuchuError, UsageError
+from ruchu.errors import (
+    Cancelled,
+    GuestError,
+    GuestIncomplete,
+    NotFound,
+    RuchuError,
+    UsageError,
+)
 from ruchu.guests import browsing
 from ruchu.guests.browsing import Browser, Item
 from ruchu.guests.contract import FileSystem, NodeKind, Stat
@@ -23,6 +30,7 @@ SMALL_BYTES = 64 << 10
 """A file up to this size is read as a whole, without looking for holes."""
 PROBLEMS_MAX = 1000
 """Problems that are kept with their text; the rest is counted."""
+_UNREADABLE = (GuestError, NotFound)
 LINKS_KEPT_MAX = 500_000
 """Files with several names that are remembered, to link the other names: about 200 bytes each."""
 
@@ -55,6 +63,7 @@ class Fetched:
     Attributes:
         counts: `files`, `directories`, `links` (symbolic), `hard_links`, `special`, `streams`.
         size: bytes of content, holes included.
+        whole: entries that were fetched without a failure.
         problems: what failed, the first of them.
         failed: how many failed.
         notes: what was left out because the target cannot hold it → how often.
@@ -62,15 +71,41 @@ class Fetched:
 
     counts: Counter[str] = field(default_factory=Counter)
     size: int = 0
+    whole: int = 0
     problems: list[Problem] = field(default_factory=list)
     failed: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    _other: RuchuError | None = None
 
     def fail(self, path: bytes, error: RuchuError) -> None:
         """Take down that something could not be fetched."""
         self.failed += 1
+        if not isinstance(error, _UNREADABLE):
+            self._other = self._other or error
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(Problem(path, error))
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is done inside as one entry, unless something of it fails."""
+        before = self.failed
+        yield
+        self.whole += self.failed == before
+
+    @property
+    def entries(self) -> int:
+        """How many entries were fetched or failed."""
+        return self.whole + self.failed
+
+    def error(self) -> RuchuError | None:
+        """Return what a run ends with: None if all was fetched.
+
+        That the guest's file system could not be read here and there comes last: what failed for
+        another reason can be mended.
+        """
+        if not self.failed or self._other is not None:
+            return self._other
+        return GuestIncomplete(f"{self.failed} of {self.entries} entries could not be read")
 
 
 def chosen(browser: Browser, paths: Sequence[bytes], done: Fetched) -> dict[bytes, Item]:

@@ -271,10 +271,11 @@ def fetch(items: dict[bytes, Item], archive: Archive, done: Fetched) -> None:
             if item.problem is not None:
                 done.fail(item.path, item.problem)
                 continue
-            try:
-                _add(archive, granular.below(item, start, name), item, done)
-            except CONTAINED as error:
-                done.fail(item.path, error)
+            with done.counted():
+                try:
+                    _add(archive, granular.below(item, start, name), item, done)
+                except CONTAINED as error:
+                    done.fail(item.path, error)
     archive.finish()
 
 

@@ -147,6 +147,7 @@ class GuestSender:
             except (*CONTAINED, AlreadyExists, UsageError, Unsupported, _Refused) as error:
                 self._done.fail(item.path, error)
                 continue
+            self._done.whole += 1
             if item.kind is NodeKind.DIRECTORY:
                 entered = True
                 times.append((item.depth, place, stat.modified))

@@ -127,7 +127,7 @@ class TreeWriter:
                     continue
                 self._leave(levels, item.depth + 1)
                 entered = False
-                with self._contained(item):
+                with self._done.counted(), self._contained(item):
                     place = granular.below(item, start, name)
                     self._one(item, place, levels)
                     entered = item.kind is NodeKind.DIRECTORY

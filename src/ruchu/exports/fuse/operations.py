@@ -30,6 +30,7 @@ from ruchu.exports.fuse.tree import (
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Readable = bytes | ctypes.Array[ctypes.c_char]
+_Listed = tuple[str, dict[str, int], int]
 
 _TYPES = {
     "file": stat.S_IFREG,
@@ -165,28 +166,45 @@ class Operations:
         return fixed.index(name) + 1 if name in fixed else 1 << _NODE_BITS - 1
 
     @_answering
-    def readdir(self, path: str, handle: int) -> list[tuple[str, dict[str, int], int]]:
-        """Return (name, type and number, 0) of all entries."""
+    def readdir_with_offset(self, path: str, offset: int, handle: int) -> list[_Listed]:
+        """Return (name, type and number, where to go on) of entries.
+
+        The listing of a directory that is whole is given at once, without places to go on. Of one
+        that is damaged what could be read comes first, then the error: nobody takes it for whole.
+        """
         del handle
+        found, problem = self._listed(path)
+        if problem is None:
+            return found
+        rest = found[offset:]
+        if not rest:
+            raise problem.with_traceback(None)
+        return [(name, known, at) for at, (name, known, _) in enumerate(rest, offset + 1)]
+
+    def _listed(self, path: str) -> tuple[list[_Listed], RuchuError | None]:
+        """Return what is in a directory, and why that is not all."""
         place = self._find(path)
+        problem: RuchuError | None = None
         if isinstance(place, RawDisk):
             raise _refusal(errno.ENOTDIR)
         here = {"st_mode": stat.S_IFDIR, "st_ino": self.getattr(path)["st_ino"]}
         # A number of 0 would hide the entry: the C library takes it for one that was removed.
-        found = [(".", here, 0), ("..", here, 0)]
+        found: list[_Listed] = [(".", here, 0), ("..", here, 0)]
         if isinstance(place, Listing):
             for name, is_directory in place.names.items():
                 kind = stat.S_IFDIR if is_directory else stat.S_IFREG
                 known = {"st_mode": kind, "st_ino": self._number(name)}
                 found.append((_text(name), known, 0))
         else:
-            for name, entry in self._tree.entries(place).items():
+            listed = self._tree.entries(place)
+            problem = listed.problem
+            for name, entry in listed.entries.items():
                 known = {
                     "st_mode": _TYPES.get(entry.kind.value, 0),
                     "st_ino": _number(place.volume, entry.node),
                 }
                 found.append((_text(name), known, 0))
-        return found
+        return found, problem
 
     @_answering
     def readlink(self, path: str) -> str:

@@ -2,7 +2,7 @@
 
 Names of a guest's files are bytes; everything here is. A guest's file system may be damaged or
 hostile: a name that Linux cannot have is left out and reported, a directory that holds itself is
-an error, and what is remembered is bounded.
+an error, of one that is damaged the rest is shown, and what is remembered is bounded.
 """
 
 import threading
@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ruchu.blocks.devices import BlockDevice, PeekingReader
-from ruchu.errors import GuestDamaged, NotFound, UsageError
+from ruchu.errors import (
+    Damaged,
+    GuestDamaged,
+    GuestError,
+    NotFound,
+    ObjectMissing,
+    ObjectShort,
+    RuchuError,
+    UsageError,
+)
 
 VOLUMES = b"volumes"
 RAW_SUFFIX = b".raw"
@@ -127,8 +136,23 @@ class Listing:
     names: Mapping[bytes, bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a directory of a guest names.
+
+    Attributes:
+        entries: name to what it names, as far as the directory could be read.
+        problem: why the rest could not; None if it is whole.
+    """
+
+    entries: Mapping[bytes, Entry]
+    problem: RuchuError | None = None
+
+
 Place = Listing | RawDisk | Inside
 Report = Callable[[str], None]
+# What is wrong with a guest, or with what is kept of it, and will be when it is read again.
+_CONTAINED = (GuestError, Damaged, ObjectMissing, ObjectShort)
 
 
 class Tree:
@@ -162,7 +186,7 @@ class Tree:
         self._top = Listing(dict.fromkeys(self.disks, False) | ({VOLUMES: True} if volumes else {}))
         self._report = report
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, int], Mapping[bytes, Entry]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], Names] = OrderedDict()
         self._kept_names = 0
 
     @property
@@ -194,36 +218,47 @@ class Tree:
     def _walk(self, volume: Inside, names: list[bytes]) -> Inside:
         node, passed = volume.node, {volume.node}
         for name in names:
-            entry = self.entries(Inside(volume.volume, volume.system, node)).get(name)
+            listed = self.entries(Inside(volume.volume, volume.system, node))
+            entry = listed.entries.get(name)
             if entry is None:
-                raise NotFound
+                # In what could not be read there may be such a name.
+                raise listed.problem.with_traceback(None) if listed.problem else NotFound
             node = entry.node
             if node in passed:
                 raise GuestDamaged(f"directory {node} holds itself")
             passed.add(node)
         return Inside(volume.volume, volume.system, node)
 
-    def entries(self, place: Inside) -> Mapping[bytes, Entry]:
-        """Return what a directory of a guest names."""
+    def entries(self, place: Inside) -> Names:
+        """Return what a directory of a guest names, as far as it can be read."""
         key = place.volume, place.node
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
                 return found
-        found = {}
-        for entry in place.system.entries(place.node):
-            if _is_name(entry.name):
-                found[entry.name] = entry
-            else:
-                self._report(f"left out: {entry.name!r} in directory {place.node} is no file name")
+        found = self._read(place)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = found
-                self._kept_names += len(found) + 1
+                self._kept_names += len(found.entries) + 1
             while self._kept_names > _NAMES_MAX and len(self._kept) > 1:
-                self._kept_names -= len(self._kept.popitem(last=False)[1]) + 1
+                self._kept_names -= len(self._kept.popitem(last=False)[1].entries) + 1
         return found
+
+    def _read(self, place: Inside) -> Names:
+        found: dict[bytes, Entry] = {}
+        try:
+            for entry in place.system.entries(place.node):
+                if _is_name(entry.name):
+                    found[entry.name] = entry
+                else:
+                    self._report(
+                        f"left out: {entry.name!r} in directory {place.node} is no file name"
+                    )
+        except _CONTAINED as error:
+            return Names(found, error)
+        return Names(found)
 
 
 def _is_name(name: bytes) -> bool:

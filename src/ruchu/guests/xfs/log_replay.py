@@ -58,9 +58,7 @@ _AGES = {
     b"XAFL": (24, 8), b"XAGI": (320, 296), b"XSLM": (48, 16), b"XDB3": (16, 24),
     b"XDD3": (16, 24), b"XDF3": (16, 24),
 }  # fmt: skip
-_AGES_SHORT = {
-    magic: (24, 32) for magic in (b"\x3d\xf1", b"\x3d\xff", b"\x3e\xbe", b"\x3b\xee")
-}
+_AGES_SHORT = dict.fromkeys((b"\x3d\xf1", b"\x3d\xff", b"\x3e\xbe", b"\x3b\xee"), (24, 32))
 _SUPERBLOCK_AGE, _SUPERBLOCK_UUID, _SUPERBLOCK_META = 240, 32, 248
 # Blocks that are only read with a right checksum, and where it is.
 _SUMS = {b"BMA3": 64, b"XFSB": 224}

@@ -266,8 +266,12 @@ def _laps(words: _Words) -> _Words:
 
 
 def _is_right(whole: bytes, headers: int, length: int) -> bool:
-    """Return whether a record carries its checksum, over the used parts of what it is made of."""
-    more = b"".join(whole[at * _SECTOR :][:260] for at in range(1, headers))
+    """Return whether a record carries its checksum, over the used parts of what it is made of.
+
+    There are as many headers as its buffer could need, but only those count that its length needs.
+    """
+    used = min(headers, -(-length // _HEADER_COVERS))
+    more = b"".join(whole[at * _SECTOR :][:260] for at in range(1, used))
     rest = more + whole[headers * _SECTOR :][:length]
     return any(checksums.right_one(whole[:head] + rest, _CRC_AT) for head in _HEADER_SUMMED)
 

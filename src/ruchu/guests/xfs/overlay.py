@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Iterator
 
-from ruchu.blocks.devices import BlockReader
 from ruchu.errors import GuestUnsupported
 from ruchu.guests.volume_reading import VolumeReader
 from ruchu.model.extents import Extent

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ruchu import commands
-from ruchu.errors import CommandFailed
+from ruchu.errors import CommandFailed, GuestError
 from ruchu.guests import ranges
-from ruchu.guests.contract import FileSystem, NodeKind, Ranges, Stat
+from ruchu.guests.contract import FileSystem, NodeKind, Ranges
 from ruchu.model.extents import Content
 
 COMPILE_LIMIT_S = 120.0
@@ -138,25 +138,41 @@ def _bytes(text: str) -> bytes:
     return b"" if text == "-" else bytes.fromhex(text)
 
 
-def read(system: FileSystem) -> Tree:
-    """Return what one of our readers shows."""
+def read(system: FileSystem, left_out: dict[bytes, GuestError] | None = None) -> Tree:
+    """Return what one of our readers shows.
+
+    Args:
+        system: it is read from directory to directory.
+        left_out: takes what could not be read, and why; without it, that is raised.
+
+    Raises:
+        GuestError: something cannot be read, and nobody takes it.
+        AssertionError: what is shown contradicts itself.
+    """
     tree: Tree = {}
     waiting = [(b"", system.root, NodeKind.DIRECTORY)]
     while waiting:
         path, node, kind = waiting.pop()
-        found = system.stat(node)
-        if kind not in {found.kind, NodeKind.OTHER}:
-            raise AssertionError(f"{path!r}: {kind} in its directory, {found.kind} itself")
-        if path in tree:
-            raise AssertionError(f"{path!r} is named twice")
-        tree[path] = _shown(system, node, found)
-        if found.kind is NodeKind.DIRECTORY:
-            entries = system.entries(node)
-            waiting += [(path + b"/" + item.name, item.node, item.kind) for item in entries]
+        try:
+            if path in tree:
+                raise AssertionError(f"{path!r} is named twice")
+            tree[path] = found = _shown(system, node)
+            if kind is not NodeKind.OTHER and _KINDS[kind] != found.kind:
+                raise AssertionError(f"{path!r}: {kind} in its directory, {found.kind} itself")
+            if found.kind == _KINDS[NodeKind.DIRECTORY]:
+                # As far as they can be read.
+                waiting.extend(
+                    (path + b"/" + item.name, item.node, item.kind) for item in system.entries(node)
+                )
+        except GuestError as error:
+            if left_out is None:
+                raise
+            left_out[path] = error
     return tree
 
 
-def _shown(system: FileSystem, node: int, found: Stat) -> Shown:
+def _shown(system: FileSystem, node: int) -> Shown:
+    found = system.stat(node)
     is_file = found.kind is NodeKind.FILE
     data = tuple(_data(system, node, found.size)) if is_file else ()
     xattrs = system.xattrs(node)

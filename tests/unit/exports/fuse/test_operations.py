@@ -132,7 +132,7 @@ def refuses(number, act, *args):
 
 
 def names(fuse, path):
-    return [name for name, _, _ in fuse.readdir(path, 0)]
+    return [name for name, _, _ in fuse.readdir_with_offset(path, 0, 0)]
 
 
 def test_names_that_linux_cannot_have_are_left_out_and_told(fuse, told):
@@ -152,7 +152,7 @@ def test_directories_are_listed_once(fuse, system):
 def test_names_that_are_remembered_are_bounded(fuse, system, monkeypatch):
     monkeypatch.setattr(tree, "_NAMES_MAX", 5)
     fuse.getattr("/volumes/v/file")
-    fuse.readdir("/volumes/v/directory", 0)
+    fuse.readdir_with_offset("/volumes/v/directory", 0, 0)
     fuse.getattr("/volumes/v/file")
     assert system.listed == [1, 4, 1]
 
@@ -164,8 +164,30 @@ def test_a_directory_that_holds_itself_is_damage(fuse, told):
 
 
 def test_damage_is_told(fuse, told):
-    refuses(errno.EIO, fuse.readdir, "/volumes/v/broken", 0)
+    assert names(fuse, "/volumes/v/broken") == [".", ".."]
+    refuses(errno.EIO, fuse.readdir_with_offset, "/volumes/v/broken", 2, 0)
     assert any(text.startswith("/volumes/v/broken: ") for text in told)
+
+
+def test_of_a_damaged_directory_the_rest_is_listed_before_the_error(fuse, system, told):
+    whole = list(system.entries(1))
+
+    def entries(node):
+        yield from whole[:3]
+        raise errors.GuestDamaged(f"directory {node}")
+
+    system.entries = entries
+    listed = fuse.readdir_with_offset("/volumes/v", 0, 0)
+    assert [(name, at) for name, _, at in listed] == [
+        (".", 1), ("..", 2), ("file", 3), ("link", 4), ("directory", 5)
+    ]  # fmt: skip
+    assert fuse.readdir_with_offset("/volumes/v", 3, 0) == listed[3:]
+    assert told == []
+    refuses(errno.EIO, fuse.readdir_with_offset, "/volumes/v", 5, 0)
+    assert len(told) == 1
+    assert fuse.getattr("/volumes/v/file")["st_size"] == 10
+    # What was not listed may be in the part that is damaged.
+    refuses(errno.EIO, fuse.getattr, "/volumes/v/device")
 
 
 def test_complaints_are_bounded(fuse, told, monkeypatch):
@@ -203,7 +225,7 @@ def test_what_cannot_be_opened(fuse):
     refuses(errno.ENXIO, fuse.open, "/volumes/v/device", info())
     refuses(errno.EROFS, fuse.open, "/volumes/v/file", info(os.O_RDWR))
     refuses(errno.EROFS, fuse.open, "/ro.raw", info(os.O_WRONLY))
-    refuses(errno.ENOTDIR, fuse.readdir, "/ro.raw", 0)
+    refuses(errno.ENOTDIR, fuse.readdir_with_offset, "/ro.raw", 0, 0)
     refuses(errno.EINVAL, fuse.readlink, "/ro.raw")
     assert fuse.readlink("/volumes/v/link") == "/\udcff"
 
