@@ -1,0 +1,1 @@
+"""Ways to reach people: mail, webhooks, messages to phones, robots of chat systems."""

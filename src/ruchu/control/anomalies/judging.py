@@ -1,0 +1,194 @@
+"""Is a run as usual? Robust statistics over the runs before it. Pure.
+
+Two patterns freeze the retention of a chain:
+
+- **at once**: far more has changed than usual (by median and MAD of the logarithm, and more than
+  usual at this time of the week), and what was changed beyond the usual does not compress; or files
+  were renamed or removed in masses at the same time;
+- **slowly**: four of the last five runs compress clearly worse than the runs before them, and they
+  hold clearly more.
+
+Where data never compresses (video, encrypted disks), compression tells nothing: there a jump that
+replaces a fifth of the disk is taken for the worst.
+
+Measured on simulated histories (`tests/unit/control/test_anomaly_judging.py` says how they are
+made, and holds these figures to it). Real machines are more
+varied than any simulation: the figures say that the arithmetic works, not what a data centre will
+see. Not found: encryption slower than about a third of the usual daily change, encryption that
+keeps data compressible or leaves most of each file alone, and anything within the first runs of a
+chain.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ruchu import units
+from ruchu.clock import from_text
+from ruchu.control.anomalies.signs import Level, Past, RunSigns, Standing, Verdict
+
+# Fewer say nothing about what is usual.
+RUNS_MIN = 8
+# Two months of nights; with hourly runs two days and a half, beside what the week says.
+RUNS_RECENT = 60
+# As far as the caller has to look back: two months of hourly runs.
+RUNS_MAX = 1_500
+# How many standard deviations are no accident. By MAD, so that outliers do not hide outliers.
+JUMP_Z, WEEK_Z = 4.5, 3.0
+# No machine is steadier than that: a change by the factor 1.4, in logarithms.
+SPREAD_MIN = 0.35
+# Under the triple of what is usual nothing is a jump, however steady the machine was.
+JUMP_FACTOR = 3.0
+# A change below this is noise of the file system.
+FLOOR_BYTES = 1 << 20
+# Runs on this weekday, so many hours around this time; that many of them make a habit.
+WEEK_HOURS, WEEK_RUNS_MIN = 2.0, 3
+# What does not compress to less than this is encrypted, or packed already.
+DENSE = 0.90
+DENSE_SHIFT = 0.10
+ENTROPY_HIGH, ENTROPY_SHIFT = 7.9, 0.3
+# In a chain that never compresses: this share of the disk at once.
+BLIND_SHARE = 0.20
+FILES_MIN, FILES_Z = 1_000, 5.0
+SLOW_WINDOW, SLOW_HITS = 5, 4
+SLOW_SHIFT, SLOW_SPREADS, SLOW_FACTOR = 0.08, 3.0, 1.3
+# MAD of a normal distribution times this is its standard deviation.
+_MAD_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    middle: float
+    spread: float
+
+    def z(self, value: float) -> float:
+        return (value - self.middle) / self.spread
+
+
+def judge(past: Sequence[Past], run: RunSigns) -> Verdict:
+    """Return what is to be thought of a run, given those before it in the order of time."""
+    usual = [each.signs for each in past if each.standing is not Standing.DOUBTED]
+    recent = usual[-RUNS_RECENT:]
+    if len(recent) < RUNS_MIN:
+        return Verdict(Level.LEARNING)
+    jump = _jump(recent, usual, run)
+    dense = _dense(recent, run) if jump else ""
+    files = _files(recent, run)
+    slow = _slow(past, run)
+    reasons = tuple(filter(None, (jump, dense, files, slow)))
+    if slow or (jump and (dense or files)):
+        return Verdict(Level.SUSPICIOUS, reasons)
+    return Verdict(Level.UNUSUAL if reasons else Level.NORMAL, reasons)
+
+
+def _jump(recent: Sequence[RunSigns], usual: Sequence[RunSigns], run: RunSigns) -> str:
+    value = _log_changed(run)
+    overall = _usual([_log_changed(each) for each in recent], SPREAD_MIN)
+    normally = math.exp(overall.middle)
+    if overall.z(value) < JUMP_Z or run.changed_bytes < JUMP_FACTOR * normally:
+        return ""
+    same_time = [each for each in usual if _same_time_of_week(each, run)]
+    if len(same_time) >= WEEK_RUNS_MIN:
+        week = _usual([_log_changed(each) for each in same_time], SPREAD_MIN)
+        if week.z(value) < WEEK_Z:
+            return ""
+    changed, before = units.format_size(run.changed_bytes), units.format_size(int(normally))
+    return f"{changed} changed, usually {before}"
+
+
+def _dense(recent: Sequence[RunSigns], run: RunSigns) -> str:
+    """Look whether what was changed beyond the usual does not compress."""
+    density = run.density
+    known = [each.density for each in recent if each.density is not None]
+    if density is None or len(known) < RUNS_MIN:
+        return ""
+    before = statistics.median(known)
+    if before >= DENSE:
+        return _blind(run)
+    if _entropy_rose(recent, run):
+        return f"the new data has {run.entropy:.2f} bits in a byte"
+    more = run.changed_bytes - statistics.median(each.changed_bytes for each in recent)
+    dense_more = run.dense_bytes - statistics.median(each.dense_bytes for each in recent)
+    if density - before < DENSE_SHIFT or more <= 0 or dense_more / more < DENSE:
+        return ""
+    return f"it compresses to {density:.0%}, usually to {before:.0%}"
+
+
+def _blind(run: RunSigns) -> str:
+    if not run.size_bytes or run.changed_bytes < BLIND_SHARE * run.size_bytes:
+        return ""
+    share = run.changed_bytes / run.size_bytes
+    return f"{share:.0%} of the disks at once, on a machine whose data never compresses"
+
+
+def _entropy_rose(recent: Sequence[RunSigns], run: RunSigns) -> bool:
+    known = [each.entropy for each in recent if each.entropy is not None]
+    if run.entropy is None or len(known) < RUNS_MIN:
+        return False
+    return run.entropy >= ENTROPY_HIGH and run.entropy - statistics.median(known) >= ENTROPY_SHIFT
+
+
+def _files(recent: Sequence[RunSigns], run: RunSigns) -> str:
+    counted = (
+        ("renamed", run.renamed, [each.renamed for each in recent]),
+        ("removed", run.removed, [each.removed for each in recent]),
+    )
+    found = []
+    for name, value, before in counted:
+        known = [math.log1p(each) for each in before if each is not None]
+        if value is None or value < FILES_MIN or len(known) < RUNS_MIN:
+            continue
+        usual = _usual(known, SPREAD_MIN)
+        if usual.z(math.log1p(value)) >= FILES_Z:
+            found.append(f"{value} files {name}, usually {math.expm1(usual.middle):.0f}")
+    return "; ".join(found)
+
+
+def _slow(past: Sequence[Past], run: RunSigns) -> str:
+    """Look whether the last runs compress worse than those before, and hold more."""
+    window = [*past[1 - SLOW_WINDOW :], Past(run)]
+    before = [each for each in past[: 1 - SLOW_WINDOW] if each.standing is not Standing.DOUBTED]
+    reference = [each.signs for each in before[-RUNS_RECENT:]]
+    known = [each.density for each in reference if each.density is not None]
+    if len(window) < SLOW_WINDOW or len(known) < RUNS_MIN:
+        return ""
+    usual = _usual(known, 0.0)
+    # What a person has accepted is the new measure, even while most of the history is older.
+    accepted = [
+        each.signs.density or 0.0
+        for each in past[-RUNS_RECENT:]
+        if each.standing is Standing.ACCEPTED
+    ]
+    level = max(usual.middle, statistics.median(accepted)) if accepted else usual.middle
+    limit = level + max(SLOW_SHIFT, SLOW_SPREADS * usual.spread)
+    hits = [each for each in window if (each.signs.density or 0.0) >= limit]
+    median = statistics.median
+    dense = median(each.dense_bytes for each in reference)
+    now = median(each.signs.dense_bytes for each in window)
+    fresh = (run.density or 0.0) >= limit
+    if len(hits) < SLOW_HITS or not fresh or now < SLOW_FACTOR * dense:
+        return ""
+    worse = median(each.signs.density or 0.0 for each in window)
+    return f"{len(hits)} of {SLOW_WINDOW} runs compress to {worse:.0%}, before to {level:.0%}"
+
+
+def _same_time_of_week(one: RunSigns, other: RunSigns) -> bool:
+    week = 7 * 24.0
+    apart = abs(_hour_of_week(one) - _hour_of_week(other))
+    return min(apart, week - apart) <= WEEK_HOURS
+
+
+def _hour_of_week(run: RunSigns) -> float:
+    moment = from_text(run.at)
+    return moment.weekday() * 24 + moment.hour + moment.minute / 60
+
+
+def _log_changed(run: RunSigns) -> float:
+    return math.log(run.changed_bytes + FLOOR_BYTES)
+
+
+def _usual(values: Sequence[float], spread_min: float) -> _Usual:
+    middle = statistics.median(values)
+    spread = _MAD_TO_SIGMA * statistics.median(abs(each - middle) for each in values)
+    return _Usual(middle, max(spread, spread_min, 1e-9))

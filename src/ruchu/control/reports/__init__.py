@@ -1,0 +1,1 @@
+"""Reports by mail: what the last day or week was like."""
