@@ -3,6 +3,7 @@
 import traceback
 from typing import Any
 
+from ruchu import clock
 from ruchu.errors import RuchuError, UsageError
 from ruchu.model.sources import SnapshotOrder
 from ruchu.operations.platforms import Platforms
@@ -33,6 +34,7 @@ def machine_fields(result: MachineResult, storage: str) -> dict[str, Any]:
         "machine": result.name,
         "ok": True,
         "point": head.point,
+        "time": clock.to_text(head.time),
         "kind": head.kind.value,
         "storage": storage,
         "chain": saved.chain,

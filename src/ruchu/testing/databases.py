@@ -61,6 +61,13 @@ def postgresql_server(directory: Path) -> Iterator[str]:
         commands.run([*control, "-m", "immediate", "stop"], timeout_s=_START_LIMIT_S)
 
 
+def empty(database: Database) -> None:
+    """Remove every row, which costs far less than making the tables anew."""
+    with database.writing() as connection:
+        for table in reversed(every_table.METADATA.sorted_tables):
+            connection.execute(table.delete())
+
+
 @contextlib.contextmanager
 def postgresql(server: str) -> Iterator[Database]:
     """Yield a fresh database with all tables on a server that `postgresql_server` started."""

@@ -1,10 +1,12 @@
 """A fresh database for each test, on both that the server runs on."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from ruchu.control.database.database import Database, sqlite_url
 from ruchu.testing import databases
 from ruchu.testing.clocks import ManualClock
 
@@ -18,17 +20,36 @@ def postgresql_server():
             yield server
 
 
+@pytest.fixture(scope="session")
+def postgresql_database(postgresql_server):
+    """Yield one database with all tables for the whole run."""
+    with databases.postgresql(postgresql_server) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory):
+    """Return the file of an empty database with all tables."""
+    path = tmp_path_factory.mktemp("template") / "ruchu.db"
+    with databases.sqlite(path):
+        pass
+    return path
+
+
 @pytest.fixture(
     params=["sqlite", pytest.param("postgresql", marks=pytest.mark.system)],
 )
 def database(request, tmp_path):
-    """Yield a fresh database with all tables."""
+    """Yield a database with all tables and no row."""
     if request.param == "sqlite":
-        with databases.sqlite(tmp_path / "ruchu.db") as database:
+        path = tmp_path / "ruchu.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        with Database(sqlite_url(path)) as database:
             yield database
         return
-    with databases.postgresql(request.getfixturevalue("postgresql_server")) as database:
-        yield database
+    database = request.getfixturevalue("postgresql_database")
+    yield database
+    databases.empty(database)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Jobs: runs of policies and of what people start by hand, from their start to their last word."""

@@ -1,0 +1,44 @@
+"""Tables of runs and of their history."""
+
+import sqlalchemy as sa
+
+from ruchu.control.database.schema import METADATA
+
+RUNS = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("policy", sa.Text, index=True),
+    sa.Column("started_by", sa.Text, nullable=False),
+    sa.Column("due", sa.Text),
+    sa.Column("priority", sa.Integer, nullable=False, default=5),
+    sa.Column("resource_group", sa.Text, nullable=False, default="default"),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("stop", sa.Boolean, nullable=False, default=False),
+    sa.Column("pause", sa.Boolean, nullable=False, default=False),
+    sa.Column("created", sa.Text, nullable=False),
+    sa.Column("started", sa.Text),
+    sa.Column("ended", sa.Text),
+    sa.Column("next_attempt", sa.Text),
+    sa.Column("summary", sa.JSON, nullable=False),
+)
+sa.Index("ix_runs_state", RUNS.c.state)
+sa.Index("ix_runs_created", RUNS.c.created)
+
+RUN_EVENTS = sa.Table(
+    "run_events",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("task", sa.Text),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_run_events_run_number", RUN_EVENTS.c.run, RUN_EVENTS.c.number)

@@ -1,0 +1,220 @@
+"""The server's side of the channel: who may connect, what is sent to whom, what nodes tell."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ruchu import __version__
+from ruchu.clock import Clock, to_text
+from ruchu.control.nodes.dispatch import SecretsOf, order_of
+from ruchu.control.nodes.records import NodeRecords, NodeRow
+from ruchu.control.nodes.states import HEARTBEAT_S, NodeState, state_of
+from ruchu.control.nodes.tasks import TaskRow, Tasks
+from ruchu.errors import NodeAway, NotFound, Refused, WireError
+from ruchu.model.tasks import Order, Severity, TaskEvent
+from ruchu.wire import messages
+from ruchu.wire.authority import Authority, Certificates
+from ruchu.wire.links import Link
+from ruchu.wire.messages import Hello, Welcome
+
+RaiseAlarm = Callable[[str, Severity, str, str, Mapping[str, Any]], None]
+ClearAlarm = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of what nodes tell.
+
+    Attributes:
+        alarm: raises an alarm: code, severity, subject, text, facts.
+        clear: clears one: code, subject.
+        events: hears new events of a task, in order.
+        changed: hears of a node that came or went: id, name, state, why.
+    """
+
+    alarm: RaiseAlarm
+    clear: ClearAlarm
+    events: Callable[[TaskRow, Sequence[TaskEvent]], None]
+    changed: Callable[[str, str, str, str], None]
+
+
+class Hub:
+    """A `ServerSide`: the nodes of a server. Safe in several threads."""
+
+    def __init__(
+        self, records: NodeRecords, tasks: Tasks, authority: Authority, secrets_of: SecretsOf,
+        told: Told, clock: Clock,
+    ) -> None:  # fmt: skip
+        self._records = records
+        self._tasks = tasks
+        self._authority = authority
+        self._secrets_of = secrets_of
+        self._told = told
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._links: dict[str, Link] = {}
+
+    # What the listener asks.
+
+    def enrol(self, token: str, request: str, facts: Mapping[str, Any]) -> Certificates:
+        """Take a node in."""
+        node = self._records.admit(token, request, facts)
+        return self._certify(node.id, request)
+
+    def renew(self, node: str, request: str) -> Certificates:
+        """Certify a fresh key of a node."""
+        return self._certify(node, request)
+
+    def _certify(self, node: str, request: str) -> Certificates:
+        certificates = self._authority.sign_node(request, node)
+        self._records.certified(node, certificates.serial)
+        return certificates
+
+    def admitted(self, node: str, serial: str) -> bool:
+        """Tell whether a node may come in with this certificate."""
+        return self._records.admitted(node, serial)
+
+    def connected(self, link: Link, hello: Hello) -> Welcome | messages.Refuse:
+        """Welcome a node, and send it what it should have and does not."""
+        row = self._records.get(link.node)
+        try:
+            version = messages.agree(hello.versions)
+        except Refused as error:
+            self._records.seen(link.node, release=hello.release, problem="incompatible")
+            self._told.alarm(
+                "node-incompatible", Severity.ERROR, row.name, str(error),
+                {"release": hello.release, "server": __version__},
+            )  # fmt: skip
+            return messages.Refuse("incompatible", f"{error} {error.advice}")
+        self._records.seen(link.node, release=hello.release, problem="", facts=dict(hello.facts))
+        with self._lock:
+            self._links[link.node] = link
+        for code in ("node-lost", "node-incompatible"):
+            self._told.clear(code, row.name)
+        self._send_missing(link, hello)
+        self._told.changed(row.id, row.name, NodeState.ONLINE.value, "")
+        self._tasks.wake()
+        return Welcome(version, to_text(self._clock.now()), HEARTBEAT_S)
+
+    def _send_missing(self, link: Link, hello: Hello) -> None:
+        """Send the orders that the node does not know, and what shall end."""
+        known = {(each.task, each.attempt): each for each in hello.tasks}
+        mine = {task.id: task for task in self._tasks.of_node(link.node)}
+        for task in mine.values():
+            if (task.id, task.attempt) not in known:
+                link.send(messages.OrderTask(order_of(task, self._secrets_of)))
+            if task.stop:
+                link.send(messages.StopTask(task.id))
+        for (identity, attempt), state in known.items():
+            found = mine.get(identity)
+            if found is None or found.attempt != attempt:
+                # Nobody waits for it any more: it shall end, and be forgotten.
+                link.send(messages.StopTask(identity))
+                link.send(messages.Acknowledge(identity, attempt, state.number, state.ended))
+
+    def received(self, link: Link, message: messages.NodeMessage) -> None:
+        """Take in what a node says."""
+        match message:
+            case messages.TaskEvents():
+                self._events(link, message.events)
+            case messages.TaskEnding():
+                self._ending(link, message)
+            case messages.Heartbeat():
+                self._records.seen(link.node, load=dict(message.load))
+            case messages.NodeAlarm():
+                name = self._records.get(link.node).name
+                facts = {**message.facts, "node": name}
+                self._told.alarm(
+                    message.code, message.severity, message.subject or name, message.text, facts
+                )
+            case _:
+                link.close("it said what only opens a connection")
+
+    def _events(self, link: Link, events: Sequence[TaskEvent]) -> None:
+        """Take in events; each run of one attempt is acknowledged up to its last."""
+        by_attempt: dict[tuple[str, int], list[TaskEvent]] = {}
+        for event in events:
+            by_attempt.setdefault((event.task, event.attempt), []).append(event)
+        for (identity, attempt), told in by_attempt.items():
+            new = self._tasks.tell(link.node, told)
+            task = self._tasks.get(identity)
+            if new and task is not None:
+                self._told.events(task, new)
+            link.send(messages.Acknowledge(identity, attempt, told[-1].number, ended=False))
+
+    def _ending(self, link: Link, message: messages.TaskEnding) -> None:
+        ending = message.ending
+        self._tasks.end(link.node, ending)
+        link.send(messages.Acknowledge(ending.task, ending.attempt, messages.COUNT_MAX, ended=True))
+
+    def disconnected(self, link: Link, why: str) -> None:
+        """Learn that a node is gone."""
+        with self._lock:
+            if self._links.get(link.node) is link:
+                del self._links[link.node]
+        try:
+            row = self._records.get(link.node)
+        except NotFound:
+            return
+        self._told.changed(row.id, row.name, NodeState.LATE.value, why)
+
+    def alarm(
+        self, code: str, severity: Severity, subject: str, text: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Tell people of somebody who was refused."""
+        self._told.alarm(code, severity, subject, text, facts)
+
+    # What the rest of the server asks.
+
+    def connected_ids(self) -> set[str]:
+        """Return the ids of the nodes that have a line."""
+        with self._lock:
+            return set(self._links)
+
+    def connected_nodes(self) -> Sequence[NodeRow]:
+        """Return the nodes that are online."""
+        there, now = self.connected_ids(), self._clock.now()
+        return [
+            row
+            for row in self._records.all()
+            if row.id in there and state_of(row, now, connected=True) is NodeState.ONLINE
+        ]
+
+    def state(self, row: NodeRow) -> NodeState:
+        """Return how a node is."""
+        return state_of(row, self._clock.now(), connected=row.id in self.connected_ids())
+
+    def order(self, node: str, order: Order) -> None:
+        """Send an order.
+
+        Raises:
+            WireError: it did not go out; the node gets it when it connects again.
+        """
+        self._link(node).send(messages.OrderTask(order))
+
+    def stop(self, tasks: Sequence[TaskRow]) -> None:
+        """Tell nodes that tasks shall end; one that is away is told when it connects."""
+        for task in tasks:
+            if task.node is None:
+                continue
+            try:
+                self._link(task.node).send(messages.StopTask(task.id))
+            except WireError:
+                continue
+
+    def ask(self, node: str, what: str, arguments: Mapping[str, Any], timeout_s: float) -> Any:
+        """Ask a node something.
+
+        Raises:
+            NodeAway: it is not connected, or does not answer.
+            NodeFailed: it answered with an error.
+        """
+        return self._link(node).ask(what, arguments, timeout_s)
+
+    def _link(self, node: str) -> Link:
+        with self._lock:
+            found = self._links.get(node)
+        if found is None:
+            raise NodeAway
+        return found

@@ -1,0 +1,1 @@
+"""Policies: kept, checked, changed; which machines they select, and which nobody protects."""

@@ -1,0 +1,194 @@
+"""The catalogue of points: found, paged, brought up to date with what nodes say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ruchu.control.database.database import Database
+from ruchu.control.events.stream import Events
+from ruchu.control.storages.tables import POINTS
+from ruchu.errors import NotFound, UsageError
+
+PAGE_MAX = 1000
+# Rows that one statement takes; PostgreSQL allows 65,535 values in one.
+_ROWS_A_STATEMENT = 1000
+PREFIX_MIN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """A point as it was seen last; see the table."""
+
+    storage: str
+    id: str
+    chain: str
+    sequence: int
+    name: str
+    object: str
+    platform: str
+    kind: str
+    time: str
+    bytes_stored: int | None
+    bytes_read: int | None
+    starred: bool
+    locked_until: str | None
+    disks: Sequence[Mapping[str, Any]]
+    policy: str | None
+    run: str | None
+    verified: str | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class PointFilter:
+    """Which points a page shows; empty means all. `before` is `time/id` of the last one seen."""
+
+    name: str = ""
+    storage: str = ""
+    chain: str = ""
+    text: str = ""
+    before: str = ""
+
+
+class Catalogue:
+    """The points that a server knows. Safe in several threads."""
+
+    def __init__(self, database: Database, events: Events) -> None:
+        self._database = database
+        self._events = events
+
+    def find(self, prefix: str) -> list[PointRow]:
+        """Return a point by the beginning of its id, on each storage that holds it.
+
+        Raises:
+            NotFound: there is none.
+            UsageError: the beginning is too short, or several points match.
+        """
+        if len(prefix) < PREFIX_MIN:
+            raise UsageError(f"(point {prefix[:40]!r}: at least {PREFIX_MIN} digits)")
+        query = sa.select(POINTS).where(POINTS.c.id.startswith(prefix, autoescape=True))
+        with self._database.reading() as connection:
+            rows = connection.execute(query.limit(PAGE_MAX)).all()
+        found = [PointRow(**row._mapping) for row in rows]  # noqa: SLF001 - public in SQLAlchemy
+        if not found:
+            raise NotFound(f"(point {prefix[:40]!r})")
+        if len({row.id for row in found}) > 1:
+            raise UsageError(f"(point {prefix[:40]!r}: several match)", hint="Give more digits.")
+        return found
+
+    def page(self, wanted: PointFilter, limit: int) -> list[PointRow]:
+        """Return points, the newest first."""
+        query = sa.select(POINTS).order_by(POINTS.c.time.desc(), POINTS.c.id.desc())
+        for column in ("name", "storage", "chain"):
+            if getattr(wanted, column):
+                query = query.where(POINTS.c[column] == getattr(wanted, column))
+        if wanted.text:
+            query = query.where(POINTS.c.name.icontains(wanted.text, autoescape=True))
+        if wanted.before:
+            time, _, identity = wanted.before.partition("/")
+            query = query.where(sa.or_(POINTS.c.time < time, sa.and_(
+                POINTS.c.time == time, POINTS.c.id < identity)))  # fmt: skip
+        with self._database.reading() as connection:
+            rows = connection.execute(query.limit(min(limit, PAGE_MAX))).all()
+        return [PointRow(**row._mapping) for row in rows]  # noqa: SLF001
+
+    def newest(self) -> dict[tuple[str, str], str]:
+        """Return the time of the newest point by platform and name."""
+        query = sa.select(
+            POINTS.c.platform, POINTS.c.name, sa.func.max(POINTS.c.time).label("newest")
+        ).group_by(POINTS.c.platform, POINTS.c.name)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return {(row.platform, row.name): row.newest for row in rows}
+
+    def stored(self, storage: str) -> int:
+        """Return the bytes that the points of a storage added."""
+        query = sa.select(sa.func.sum(POINTS.c.bytes_stored)).where(POINTS.c.storage == storage)
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    def took(self, point: Mapping[str, Any], *, policy: str | None, run: str) -> None:
+        """Take in a point that a run made."""
+        row = _values(point) | {"policy": policy, "run": run}
+        with self._database.writing() as connection:
+            _put(connection, [row])
+        self._events.publish("point", row["id"], {"name": row["name"], "kind": row["kind"]})
+
+    def saw(self, storage: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """Take in a whole listing of a storage; points that are not in it are gone."""
+        rows = [_values(point) for point in points]
+        there = {row["id"] for row in rows}
+        with self._database.writing() as connection:
+            known = connection.execute(
+                sa.select(POINTS.c.id).where(POINTS.c.storage == storage)
+            ).scalars()
+            gone = [identity for identity in known if identity not in there]
+            _remove(connection, storage, gone)
+            _put(connection, rows)
+        self._events.publish("points", storage, {"points": len(rows)})
+
+    def removed(self, storage: str, points: Sequence[str]) -> None:
+        """Note that points are gone."""
+        with self._database.writing() as connection:
+            _remove(connection, storage, points)
+        self._events.publish("points", storage, {"removed": len(points)})
+
+    def mark(self, storage: str, point: str, **values: Any) -> None:
+        """Note what changed of a point: `starred`, `locked_until`, `verified`, `verdict`."""
+        mine = sa.and_(POINTS.c.storage == storage, POINTS.c.id == point)
+        with self._database.writing() as connection:
+            connection.execute(POINTS.update().where(mine).values(values))
+        self._events.publish("point", point, values)
+
+
+def _put(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    for at in range(0, len(rows), _ROWS_A_STATEMENT):
+        part = rows[at : at + _ROWS_A_STATEMENT]
+        keys = [(row["storage"], row["id"]) for row in part]
+        known = {
+            (row.storage, row.id)
+            for row in connection.execute(
+                sa.select(POINTS.c.storage, POINTS.c.id).where(
+                    POINTS.c.storage.in_({key[0] for key in keys}),
+                    POINTS.c.id.in_([key[1] for key in keys]),
+                )
+            )
+        }
+        new = [row for row in part if (row["storage"], row["id"]) not in known]
+        if new:
+            columns = {"policy": None, "run": None}
+            connection.execute(POINTS.insert(), [columns | row for row in new])
+        for row in part:
+            if (row["storage"], row["id"]) in known:
+                mine = sa.and_(POINTS.c.storage == row["storage"], POINTS.c.id == row["id"])
+                connection.execute(POINTS.update().where(mine).values(row))
+
+
+def _remove(connection: sa.Connection, storage: str, points: Sequence[str]) -> None:
+    for at in range(0, len(points), _ROWS_A_STATEMENT):
+        part = points[at : at + _ROWS_A_STATEMENT]
+        connection.execute(
+            POINTS.delete().where(POINTS.c.storage == storage, POINTS.c.id.in_(part))
+        )
+
+
+def _values(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a point from a line of a node's listing."""
+    return {
+        "storage": str(point["storage"]),
+        "id": str(point["point"]),
+        "chain": str(point["chain"]),
+        "sequence": int(point["sequence"]),
+        "name": str(point["name"]),
+        "object": str(point.get("object") or "vm"),
+        "platform": str(point.get("platform") or ""),
+        "kind": str(point["kind"]),
+        "time": str(point["time"]),
+        "bytes_stored": point.get("bytes_stored"),
+        "bytes_read": point.get("bytes_read"),
+        "starred": bool(point.get("starred")),
+        "locked_until": point.get("locked_until"),
+        "disks": list(point.get("disks") or ()),
+    }
