@@ -17,6 +17,7 @@ from ruchu.cli import (
     host,
     instant,
     mount,
+    node,
     output,
     platform,
     points,
@@ -50,6 +51,7 @@ app.add_typer(retention.app, name="retention")
 app.add_typer(audit.app, name="audit")
 app.command("mount")(mount.mount)
 app.command("run")(run.run)
+app.command("node")(node.node)
 app.command("doctor")(host.doctor)
 app.command("selftest")(host.selftest)
 
