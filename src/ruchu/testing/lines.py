@@ -94,10 +94,17 @@ class Line:
             self.accepted += 1
             with self._lock:
                 self._pairs.append((near, far))
-            for source, target in ((near, far), (far, near)):
-                thread = threading.Thread(target=self._carry, args=(source, target), daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            thread = threading.Thread(target=self._connect, args=(near, far), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _connect(self, near: socket.socket, far: socket.socket) -> None:
+        back = threading.Thread(target=self._carry, args=(far, near), daemon=True)
+        back.start()
+        self._carry(near, far)
+        back.join()
+        near.close()
+        far.close()
 
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
         try:

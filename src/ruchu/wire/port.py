@@ -328,8 +328,9 @@ class Port:
         except TimeoutError:
             self._slow(visit)
             response = refusal(WireError("(it took too long)"))
-        except (ConnectionError, asyncio.CancelledError):
-            raise
+        except OSError as error:
+            # The other side is gone; the library knows what to do with this one.
+            raise ConnectionResetError from error
         except Exception:  # noqa: BLE001 - the edge of a request
             traceback.print_exc()
             response = refusal(WireError("(the server failed; its log says how)"))

@@ -163,15 +163,15 @@ class _Sending:
         """Ask where the other side is, and send the rest."""
         connection = self._client.connect()
         try:
-            self._client.begin(connection, "HEAD", {})
+            self._client.begin(connection, "GET", {})
             response = connection.getresponse()
-            response.read()
+            body = response.read(calling.ANSWER_BYTES_MAX)
         except (OSError, http.client.HTTPException) as error:
             self._client.fail(error)
         finally:
             connection.close()
         if response.status != http.client.OK:
-            _refuse(response.status, b"")
+            _refuse(response.status, body)
         return self._done(response) or self._from(_number(response, stream_serving.DURABLE))
 
     def _done(self, response: http.client.HTTPResponse) -> bytes | None:
@@ -321,7 +321,7 @@ def _wait_for_continue(connection: socket.socket) -> None:
     while found and len(found) < len(expected):
         found += connection.recv(len(expected) - len(found))
     if found != expected:
-        # Why, is told in answer to the next HEAD.
+        # Why, is told in answer to the next question.
         raise WireError("(the other side does not want it now)")
 
 

@@ -1,5 +1,11 @@
 """Bulk streams on a port: `PUT`, `GET`, `HEAD` and `DELETE /streams/<id>`.
 
+| request | of a stream that is expected | of one that is offered |
+|---|---|---|
+| `HEAD`, `GET` | how much is durable (`Ruchu-Durable`); `GET` also says why it is refused | `GET`: content |
+| `PUT` | content | refused |
+| `DELETE` | refused | everything has arrived |
+
 A `PUT` waits for "100 Continue"; then its body goes from the TLS library straight into the buffers
 of pieces, past the HTTP parser. A thread of its own checks and writes them. The buffers are all the
 memory there is: with none free, nothing is read, and TCP slows the sender down.
@@ -183,7 +189,7 @@ class StreamService:
         self, request: web.BaseRequest, stream: Incoming | Outgoing
     ) -> web.StreamResponse:
         match request.method, stream:
-            case "HEAD", Incoming():
+            case "HEAD" | "GET", Incoming():
                 return await self._tell(request, stream)
             case "PUT", Incoming():
                 return await self._receive(request, stream)
