@@ -13,6 +13,7 @@ from ruchu import commands
 from ruchu.errors import CommandFailed, RuchuError
 from ruchu.recovery import local_machine, local_run
 from ruchu.storage.directory import DirectoryStorage
+from ruchu.storage.guarding import probing
 from ruchu.units import format_size
 
 OK, MISSING, UNKNOWN = "ok", "missing", "unknown"
@@ -62,8 +63,10 @@ def all_checks(path: Path | None) -> list[Check]:
     checks += [_nfs(), _portmapper(), _firmware()]
     checks += [_tool(name, command) for name, command in _TOOLS.items()]
     checks += [_library(name) for name in _LIBRARIES]
+    checks.append(_root())
     if path is not None:
         checks.append(immutable(path))
+        checks += protection(path)
     return checks
 
 
@@ -157,6 +160,20 @@ def _library(name: str) -> Check:
         return Check(name, OK, metadata.version(name))
     except metadata.PackageNotFoundError:
         return Check(name, MISSING)
+
+
+def _root() -> Check:
+    if os.geteuid() == 0:
+        return Check("root", OK, "storages can be guarded")
+    return Check("root", MISSING, "only root can guard a storage")
+
+
+def protection(path: Path) -> list[Check]:
+    """Try all that protects a storage from other programs, below a path (`ruchu guard`)."""
+    return [
+        Check(each.name, OK if each.works else MISSING, each.detail)
+        for each in probing.all_findings(path)
+    ]
 
 
 def immutable(path: Path) -> Check:

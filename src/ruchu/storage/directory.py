@@ -11,6 +11,7 @@ from ruchu.storage import filesystem as filesystems
 from ruchu.storage.contract import MARKER, Buffer, ObjectInfo, ObjectWriter
 from ruchu.storage.filesystem import Entry, FileSystem, Kind
 from ruchu.storage.free_space import RESERVE_DEFAULT, SMALL_MAX, FreeSpace
+from ruchu.storage.guarding.sealing import SealingFileSystem
 from ruchu.storage.handles import ReadHandles
 from ruchu.storage.tree import Tree
 from ruchu.storage.writing import DirectoryWriter
@@ -49,10 +50,10 @@ class DirectoryStorage:
         filesystem: FileSystem = _HOST,
         reserve_bytes: int = RESERVE_DEFAULT,
     ) -> None:
-        self._filesystem = filesystem
-        self._tree = Tree(os.fspath(root), filesystem)
+        self._filesystem = SealingFileSystem(filesystem)
+        self._tree = Tree(os.fspath(root), self._filesystem)
         self._space = FreeSpace(self._ask_free, reserve_bytes)
-        self._handles = ReadHandles(filesystem, self._open_object)
+        self._handles = ReadHandles(self._filesystem, self._open_object)
         self._live: set[str] = set()
 
     def put(self, name: str, data: Buffer) -> None:

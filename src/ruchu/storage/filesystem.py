@@ -23,7 +23,8 @@ from ruchu.storage.contract import Buffer
 _LONG = struct.calcsize("l")
 _GET_FLAGS = 0x8000_6601 | _LONG << 16
 _SET_FLAGS = 0x4000_6602 | _LONG << 16
-_IMMUTABLE = 0x10
+_IMMUTABLE, _APPEND = 0x10, 0x20
+_SEAL = _IMMUTABLE | _APPEND
 _FLAGS = struct.Struct("i")
 
 _RENAME_NOREPLACE = 1
@@ -129,10 +130,16 @@ class FileSystem(Protocol):
         """Return the bytes an ordinary user can still write here."""
 
     def is_immutable(self, file: int) -> bool:
-        """Tell whether the immutable flag is set."""
+        """Tell whether the immutable flag is set, and is no seal."""
 
     def set_immutable(self, file: int, *, immutable: bool) -> None:
-        """Set or clear the immutable flag; other flags stay."""
+        """Set or clear the immutable flag, and clear a seal; other flags stay."""
+
+    def is_sealed(self, handle: int) -> bool:
+        """Tell whether a file has both flags, or a directory the append-only one."""
+
+    def set_sealed(self, handle: int, *, sealed: bool) -> None:
+        """Set or clear both flags of a file, or the append-only flag of a directory."""
 
 
 class OsFileSystem:
@@ -233,12 +240,21 @@ class OsFileSystem:
 
     def is_immutable(self, file: int) -> bool:
         """Tell whether the immutable flag is set."""
-        return bool(_flags(file) & _IMMUTABLE)
+        return _flags(file) & _SEAL == _IMMUTABLE
 
     def set_immutable(self, file: int, *, immutable: bool) -> None:
         """Set or clear the immutable flag."""
-        others = _flags(file) & ~_IMMUTABLE
-        fcntl.ioctl(file, _SET_FLAGS, _FLAGS.pack(others | (_IMMUTABLE if immutable else 0)))
+        _change_flags(file, _SEAL, _IMMUTABLE if immutable else 0)
+
+    def is_sealed(self, handle: int) -> bool:
+        """Tell whether a file has both flags, or a directory the append-only one."""
+        seal = _seal_of(handle)
+        return _flags(handle) & seal == seal
+
+    def set_sealed(self, handle: int, *, sealed: bool) -> None:
+        """Set or clear both flags of a file, or the append-only flag of a directory."""
+        seal = _seal_of(handle)
+        _change_flags(handle, seal, seal if sealed else 0)
 
 
 def link_and_unlink(directory: int, source: str, target: str) -> None:
@@ -272,6 +288,14 @@ def _rename_noreplace(directory: int, source: str, target: str) -> None:
 def _flags(file: int) -> int:
     answer = fcntl.ioctl(file, _GET_FLAGS, bytes(_FLAGS.size))
     return int(_FLAGS.unpack(answer)[0])
+
+
+def _change_flags(handle: int, mask: int, value: int) -> None:
+    fcntl.ioctl(handle, _SET_FLAGS, _FLAGS.pack(_flags(handle) & ~mask | value))
+
+
+def _seal_of(handle: int) -> int:
+    return _APPEND if stat.S_ISDIR(os.fstat(handle).st_mode) else _SEAL
 
 
 def _kind(mode: int) -> Kind:

@@ -47,6 +47,8 @@ class _File:
     durable: bytes = b""
     immutable: bool = False
     immutable_durable: bool = False
+    sealed: bool = False
+    sealed_durable: bool = False
     links: int = 1
 
 
@@ -56,6 +58,8 @@ class _Directory:
     device: int
     entries: dict[str, "_Node"] = field(default_factory=dict)
     durable: dict[str, "_Node"] = field(default_factory=dict)
+    sealed: bool = False
+    sealed_durable: bool = False
     pending: list["_Change"] = field(default_factory=list)
 
 
@@ -226,6 +230,7 @@ class SimulatedFileSystem:
             if Sync.FILE not in self._ignore:
                 node.durable = bytes(node.content)
                 node.immutable_durable = node.immutable
+                node.sealed_durable = node.sealed
 
     def sync_directory(self, directory: int) -> None:
         """Make the entries durable."""
@@ -238,6 +243,7 @@ class SimulatedFileSystem:
                 else:
                     change.apply(node.durable)
             node.pending = kept
+            node.sealed_durable = node.sealed
 
     def make_directory(self, directory: int, name: str) -> None:
         """Make a directory."""
@@ -252,7 +258,7 @@ class SimulatedFileSystem:
             node = self._entry(directory, source)
             if target in parent.entries:
                 raise _error(errno.EEXIST, target)
-            self._require_mutable(node, source)
+            self._require_mutable(node, source, parent)
             self._change(parent, _Change(Sync.RENAME, removed=source, added=target, node=node))
 
     def unlink(self, directory: int, name: str) -> None:
@@ -261,7 +267,7 @@ class SimulatedFileSystem:
             node = self._entry(directory, name)
             if isinstance(node, _Directory):
                 raise _error(errno.EISDIR, name)
-            self._require_mutable(node, name)
+            self._require_mutable(node, name, self._directory(directory))
             node.links = 0
             self._change(self._directory(directory), _Change(Sync.UNLINK, removed=name))
 
@@ -305,6 +311,25 @@ class SimulatedFileSystem:
                 raise _error(errno.ENOTTY)
             if not self.flags_ignored:
                 self._file(file).immutable = immutable
+                self._file(file).sealed = False
+
+    def is_sealed(self, handle: int) -> bool:
+        """Tell whether a file or directory is sealed."""
+        with self._call():
+            if self.without_flags:
+                raise _error(errno.ENOTTY)
+            return self._node(handle).sealed
+
+    def set_sealed(self, handle: int, *, sealed: bool) -> None:
+        """Seal a file or directory, or lift its seal."""
+        with self._call(changes=True):
+            if self.without_flags:
+                raise _error(errno.ENOTTY)
+            if not self.flags_ignored:
+                node = self._node(handle)
+                node.sealed = sealed
+                if isinstance(node, _File):
+                    node.immutable = False
 
     # How it works inside.
 
@@ -365,8 +390,9 @@ class SimulatedFileSystem:
         change.apply(parent.entries)
         parent.pending.append(change)
 
-    def _require_mutable(self, node: _Node, name: str) -> None:
-        if isinstance(node, _File) and node.immutable:
+    def _require_mutable(self, node: _Node, name: str, parent: _Directory) -> None:
+        immutable = isinstance(node, _File) and node.immutable
+        if immutable or node.sealed or parent.sealed:
             raise _error(errno.EPERM, name)
 
     def _crash_directory(self, directory: _Directory) -> None:
@@ -375,6 +401,7 @@ class SimulatedFileSystem:
                 change.apply(directory.durable)
         directory.pending = []
         directory.entries = dict(directory.durable)
+        directory.sealed = directory.sealed_durable
         for node in directory.entries.values():
             if isinstance(node, _Directory):
                 self._crash_directory(node)
@@ -384,6 +411,7 @@ class SimulatedFileSystem:
     def _crash_file(self, file: _File) -> None:
         file.links = 1
         file.immutable = file.immutable_durable
+        file.sealed = file.sealed_durable
         unsynced = bytearray(file.content[len(file.durable) :])
         fate = self._choose.choice(("lost", "cut", "zeros", "there"))
         if fate == "lost":
