@@ -14,6 +14,7 @@ from ruchu.cli import (
     coercion,
     export,
     files,
+    guard,
     host,
     instant,
     mount,
@@ -52,6 +53,7 @@ app.add_typer(audit.app, name="audit")
 app.command("mount")(mount.mount)
 app.command("run")(run.run)
 app.command("node")(node.node)
+app.command("guard")(guard.guard)
 app.command("doctor")(host.doctor)
 app.command("selftest")(host.selftest)
 
