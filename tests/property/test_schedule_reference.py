@@ -44,9 +44,9 @@ ZONES = (
 )
 MINUTE, HOUR, DAY = (datetime.timedelta(**{unit: 1}) for unit in ("minutes", "hours", "days"))
 # A look at a minute takes a microsecond or two.
-SPAN_DAYS = 40 if FAULTS else 4
+SPAN_DAYS = 40 if FAULTS else 3
 EXAMPLES = 1000 if FAULTS else 100
-WARM_UP_DAYS = 3
+WARM_UP_DAYS = 2
 
 
 # ------------------------------------------------------------------------------- the reference
@@ -90,14 +90,12 @@ def may(schedule, holidays, day):
     return not (schedule.mind_holidays and day in holidays)
 
 
-@functools.lru_cache(maxsize=4)
 def minutes_of(zone, begin, end):
-    """Return every minute with what a clock shows, and with the local minutes that it passes.
+    """Yield every minute with what a clock shows, and with the local minutes that it passes.
 
     What is shown once more after a clock was put back passes nothing; what is left out when it is
     put forward is passed at once.
     """
-    found = []
     latest = None
     moment = begin - WARM_UP_DAYS * DAY
     day_began = None
@@ -112,9 +110,8 @@ def minutes_of(zone, begin, end):
             if latest.time() == datetime.time():
                 day_began = moment
         if moment >= begin:
-            found.append((moment, passed, latest.date(), day_began))
+            yield moment, passed, latest.date(), day_began
         moment += MINUTE
-    return found
 
 
 def is_elapsed(rule, zone, moment, day_began):

@@ -4,7 +4,7 @@ A rule that contradicts itself cannot be made. `ruchu.model.schedules` reads and
 """
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -147,6 +147,11 @@ class Monthly:
                 refuse(f"monthly: a day is 1 to 31 or -1 for the last, not {day}")
         object.__setattr__(self, "days", tuple(dict.fromkeys(self.days)))
         object.__setattr__(self, "weekdays", tuple(dict.fromkeys(self.weekdays)))
+
+    @property
+    def named(self) -> Sequence[int | Nth]:
+        """Its days, whichever way they are named."""
+        return self.days or self.weekdays
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from ruchu.control.jobs import tables as _jobs
 from ruchu.control.nodes import tables as _nodes
 from ruchu.control.policies import tables as _policies
 from ruchu.control.reports import tables as _reports
+from ruchu.control.schedules import tables as _schedules
 from ruchu.control.storages import tables as _storages
 from ruchu.control.vault import tables as _vault
 
@@ -30,5 +31,6 @@ _ = (
     _jobs,
     _nodes,
     _policies,
+    _schedules,
     _storages,
 )

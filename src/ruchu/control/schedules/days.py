@@ -48,7 +48,7 @@ def _weekly(rule: Weekly, begin: datetime.date) -> Iterator[datetime.date]:
 def _monthly(rule: Monthly, begin: datetime.date) -> Iterator[datetime.date]:
     for number in range(begin.year * _MONTHS + begin.month - 1, (LATEST.year + 1) * _MONTHS):
         year, month = number // _MONTHS, number % _MONTHS + 1
-        found = {in_month(year, month, which) for which in (*rule.days, *rule.weekdays)}
+        found = {in_month(year, month, which) for which in rule.named}
         yield from sorted(day for day in found if day is not None)
 
 

@@ -95,6 +95,7 @@ def _on(
     rule: Rule, day: datetime.date, after: datetime.datetime, zone: ZoneInfo
 ) -> datetime.datetime | None:
     """Return the first start of a day after a moment."""
+    times: tuple[datetime.time, ...]
     match rule:
         case Once():
             times = (rule.at.time(),)
