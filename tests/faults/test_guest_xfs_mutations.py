@@ -1,11 +1,13 @@
 """An XFS that is damaged or hostile: known errors only, no hang, nothing read outside.
 
 RUCHU_PROFILE=faults tries many more. The image is a small real one; what is overwritten are bytes
-of its metadata.
+of its metadata, and of the log of one that was shut down in the middle of its work.
 """
 
+import fcntl
 import os
 import random
+import struct
 import subprocess
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from ruchu.blocks import crc32c
 from ruchu.errors import GuestDamaged, GuestUnsupported, NotFound
 from ruchu.guests import xfs
 from ruchu.guests.contract import NodeKind
+from ruchu.guests.volume_reading import VolumeReader
+from ruchu.guests.xfs import superblock
+from ruchu.guests.xfs.log_ring import LogRing
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -265,3 +270,99 @@ def test_what_is_overwritten_raises_what_is_known(image, seed):
             continue
     assert doubts
     assert opened
+
+
+# XFS_IOC_GOINGDOWN, which writes the log and nothing else.
+SHUTDOWN, FLUSH_LOG = 0x8004587D, 1
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory):
+    """Return an image of which all that was ever made is in the log alone."""
+    folder = tmp_path_factory.mktemp("xfs-dirty")
+    path, root = folder / "xfs.img", folder / "mount"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    run("mkfs.xfs", "-q", "--unsupported", "-d", "agcount=2", "-l", "size=10m", path)
+    root.mkdir()
+    run("mount", "-o", "loop", path, root)
+    try:
+        filled(root)
+        for index in range(0, 80, 3):
+            (root / f"name {index}").unlink()
+        place = os.open(root, os.O_RDONLY)
+        fcntl.ioctl(place, SHUTDOWN, struct.pack("I", FLUSH_LOG))
+        os.close(place)
+    finally:
+        run("umount", root)
+    return path
+
+
+def active_records(device):
+    """Return start and bytes of the header and of the content of the records to be replayed."""
+    volume = VolumeReader(device)
+    found = superblock.load(volume)
+    ring = LogRing(volume, found)
+    start = found.address(found.log_start, found.log_blocks)
+    records = ring.since_tail(ring.last_whole())
+    return [(start + each.at * SECTOR, (each.sectors - 1) * SECTOR) for each in records]
+
+
+def read(device, start, length):
+    content = bytearray(length)
+    device.read_into(start, memoryview(content))
+    return content
+
+
+def write(device, start, content):
+    for at in range(0, len(content), SECTOR):
+        device.change(start + at, bytes(content[at : at + SECTOR]))
+
+
+def spoil_log(device, records, rng):
+    """Change a record where its operations and items begin, or anywhere; make it right again."""
+    device.changed.clear()
+    start, length = rng.choice(records)
+    content = read(device, start, SECTOR + length)
+    heads = [at for at in range(SECTOR, len(content) - 16, 4) if content[at + 1] == 0x12]
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        where = rng.choice((rng.randrange(SECTOR, SECTOR + length), rng.choice(heads or [SECTOR])))
+        where = min(where + rng.choice((0, 0, 2, 4, 8, 16, 20)), len(content) - 8)
+        width = rng.choice((1, 1, 2, 4, 8))
+        new = rng.choice((bytes(width), b"\xff" * width, rng.randbytes(width), b"\x01" * width))
+        content[where : where + width] = new
+    if rng.random() < 0.2:
+        # The number of operations, or the length.
+        struct.pack_into(">I", content, rng.choice((40, 12)), rng.randrange(1 << 17))
+    for at in range(SECTOR, len(content), SECTOR):
+        content[at : at + 4] = content[4:8]
+    content[32:36] = bytes(4)
+    told = min(length, int.from_bytes(content[12:16], "big"))
+    crc = crc32c.checksum(bytes(content[:328] + content[SECTOR : SECTOR + told]))
+    content[32:36] = crc.to_bytes(4, "little")
+    write(device, start, content)
+
+
+def test_a_hostile_log_is_replayed_or_left_aside(dirty, seed):
+    device = Mutable(dirty)
+    records = active_records(device)
+    assert len(records) > 1
+    system = xfs.open_file_system(device)
+    assert "replayed" in system.facts.notes[0]
+    assert look(system) > 80
+    replayed = left = 0
+    for number in range(MUTATIONS):
+        rng = random.Random(seed << 32 | number)
+        device.reads = 0
+        spoil_log(device, records, rng)
+        assert xfs.allocation(device, frozen=False).doubt
+        xfs.allocation(device, frozen=True)
+        try:
+            system = xfs.open_file_system(device)
+        except KNOWN:
+            continue
+        replayed += "replayed" in system.facts.notes[-1]
+        left += "missing" in system.facts.notes[-1]
+        look(system)
+    assert replayed
+    assert left

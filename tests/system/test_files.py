@@ -369,6 +369,79 @@ def test_zip_holds_content_and_says_what_it_cannot(saved, tmp_path):
     assert (tmp_path / "unpacked/etc/a.conf").stat().st_size > 0
 
 
+# A name whose inode is not in use; a name that is a directory whose inode is not in use either.
+BROKEN = {
+    "ext4": lambda image, node: run("debugfs", "-w", "-R", f"clri <{node}>", image),
+    "xfs": lambda image, node: run(
+        "xfs_db", "-x", "-c", f"inode {node}", "-c", "write core.mode 0", image
+    ),
+}
+
+
+GONE = {"/disk0/top/file 3", "/disk0/top/gone dir"}
+KEPT = {f"file {number}" for number in range(8)} - {"file 3"}
+
+
+@pytest.fixture(scope="module", params=BROKEN)
+def broken(request, tmp_path_factory):
+    """Return a command line with a point of a file system of which two inodes are not in use."""
+    home, kind = tmp_path_factory.mktemp("broken"), request.param
+    disk = home / "disk.raw"
+    with disk.open("wb") as file:
+        file.truncate(PARTS["xfs"][1])
+    run(f"mkfs.{kind}", *(["-q", "-F"] if kind == "ext4" else ["-q"]), disk)
+    with mounted(disk, kind) as at:
+        (at / "top/gone dir").mkdir(parents=True)
+        for number in range(8):
+            (at / f"top/file {number}").write_bytes(b"%d" % number * 100)
+        nodes = [os.lstat(f"{at}{path.removeprefix('/disk0')}").st_ino for path in sorted(GONE)]
+    for node in nodes:
+        BROKEN[kind](disk, node)
+    cli = CommandLine(home)
+    cli.run("storage", "add", "s", "s", "--no-encryption")
+    cli.point = cli.json("backup", "image", disk, "--storage", "s", "--name", "o", "--raw")["point"]
+    return cli
+
+
+def assert_told(cli, done):
+    assert {each["path"] for each in done["problems"]} == GONE
+    assert {each["code"] for each in done["problems"]} == {"guest-damaged"}
+    assert (done["failed"], done["entries"], done["files"]) == (2, 10, 7)
+    assert done["error"]["code"] == "guest-incomplete"
+    assert "2 of 10 entries" in done["error"]["message"]
+    assert all(f"failed: {path}: " in cli.err for path in GONE)
+    assert "ruchu: Not everything" in cli.err
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_fetched(broken, tmp_path):
+    fetch = ("files", "get", broken.point, "/disk0/top")
+    assert_told(broken, broken.json(*fetch, "--to", tmp_path / "out", status=12))
+    assert set(os.listdir(tmp_path / "out/top")) == KEPT
+    assert_told(broken, broken.json(*fetch, "--tar", tmp_path / "out.tar", status=12))
+    with tarfile.open(tmp_path / "out.tar") as packed:
+        assert set(packed.getnames()) == {"top", *(f"top/{name}" for name in KEPT)}
+    assert_told(broken, broken.json(*fetch, "--zip", tmp_path / "out.zip", status=12))
+    with zipfile.ZipFile(tmp_path / "out.zip") as packed:
+        assert packed.testzip() is None
+        assert set(packed.namelist()) == {"top/", *(f"top/{name}" for name in KEPT)}
+    process = broken.popen(*fetch, "--tar", "-")
+    streamed, said = process.communicate()
+    assert process.returncode == 12
+    assert streamed == (tmp_path / "out.tar").read_bytes()
+    assert b"2 of 10 entries" in said
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_listed_and_found(broken):
+    listed = broken.json("files", "ls", broken.point, "/disk0/top", status=12)
+    assert {each["path"] for each in listed if "problem" in each} == GONE
+    assert len(listed) == 9
+    assert "2 entries could not be read" in broken.err
+    broken.fails(12, "guest-damaged", "files", "cat", broken.point, "/disk0/top/file 3")
+    found = broken.json("files", "find", broken.point, "file *", status=12)
+    assert {each["name"] for each in found if "problem" not in each} == KEPT
+    assert {each["path"] for each in found if "problem" in each} == GONE
+
+
 def test_files_go_into_a_running_guest(saved, libvirt_uri, place):  # noqa: PLR0915 - one boot
     saved.run("platform", "add", "kvm", libvirt_uri, "--scratch", place)
     with guests.booted(libvirt_uri, [GuestDisk("vda", 128 * MIB)], prefix="ruchu-f") as guest:

@@ -378,6 +378,7 @@ def _send(
 def fetched_fields(done: Fetched) -> Document:
     """Return what was fetched as a document."""
     kinds = ("files", "directories", "links", "hard_links", "special", "streams")
+    error = done.error()
     return {
         **{kind: done.counts[kind] for kind in kinds},
         "bytes": done.size,
@@ -385,15 +386,13 @@ def fetched_fields(done: Fetched) -> Document:
         "failed": done.failed,
         "problems": [_problem_fields(each.path, each.error) for each in done.problems],
         "notes": [{"text": text, "count": count} for text, count in done.notes.items()],
-        "error": _error_fields(done.error()),
+        "error": None if error is None else _error_fields(error) | {"retry": error.retry},
     }
 
 
 def _problem_fields(path: bytes, error: RuchuError) -> Document:
-    return {"path": text_of(path), **(_error_fields(error) or {})}
+    return {"path": text_of(path)} | _error_fields(error)
 
 
-def _error_fields(error: RuchuError | None) -> Document | None:
-    if error is None:
-        return None
+def _error_fields(error: RuchuError) -> Document:
     return {"code": error.code, "message": str(error), "hint": error.advice}

@@ -266,21 +266,29 @@ def fetch(items: dict[bytes, Item], archive: Archive, done: Fetched) -> None:
         StorageError: the archive cannot be written.
         Cancelled: somebody wants it to end.
     """
+    readable = True
+
+    def enter(_: Item) -> bool:
+        # What is not there fails once, and not again as a directory.
+        return readable
+
     for name, start in items.items():
-        for item in browsing.walk(start):
+        for item in browsing.walk(start, enter):
             if item.problem is not None:
                 done.fail(item.path, item.problem)
                 continue
             with done.counted():
+                readable = False
                 try:
-                    _add(archive, granular.below(item, start, name), item, done)
+                    stat = item.tree.system.stat(item.node)
+                    readable = True
+                    _add(archive, granular.below(item, start, name), item, stat, done)
                 except CONTAINED as error:
                     done.fail(item.path, error)
     archive.finish()
 
 
-def _add(archive: Archive, place: bytes, item: Item, done: Fetched) -> None:
-    stat = item.tree.system.stat(item.node)
+def _add(archive: Archive, place: bytes, item: Item, stat: Stat, done: Fetched) -> None:
     archive.add(place, item, stat)
     for stream, size in granular.streams_of(item, stat).items():
         name = granular.stream_name(place, stream)

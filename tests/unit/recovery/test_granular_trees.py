@@ -3,18 +3,21 @@
 import io
 import os
 import tarfile
+import zipfile
 
 import pytest
 
-from ruchu.errors import Cancelled, GuestDamaged
+from ruchu.errors import AlreadyExists, Cancelled, Damaged, GuestDamaged, NotFound
 from ruchu.guests import segments
 from ruchu.guests.browsing import Tree, top
 from ruchu.guests.contract import Entry, NodeKind, Stat
+from ruchu.guests.named import NamedFiles
 from ruchu.guests.volumes import Volume
 from ruchu.model.extents import Extent
-from ruchu.recovery import granular_archives, granular_trees
-from ruchu.recovery.granular import Fetched
-from ruchu.recovery.granular_archives import TarArchive
+from ruchu.platforms.contract import GuestRun
+from ruchu.recovery import granular_archives, granular_sending, granular_trees
+from ruchu.recovery.granular import PROBLEMS_MAX, Fetched
+from ruchu.recovery.granular_archives import TarArchive, ZipArchive
 from ruchu.testing.memory_disk import MemoryDisk
 
 MIB = 1 << 20
@@ -151,3 +154,123 @@ def test_damage_leaves_an_archive_readable():
     with tarfile.open(fileobj=packed) as read:
         assert read.extractfile("v/bad").read() == b"x" * MIB + bytes(2 * MIB)
         assert read.extractfile("v/good").read() == b"good"
+
+
+class LostFiles(HostileFiles):
+    """A FileSystem that names nodes which are not there, and of which one directory is torn."""
+
+    def stat(self, node):
+        if node not in self.nodes:
+            raise NotFound(f"(inode {node})")
+        return super().stat(node)
+
+    def entries(self, node):
+        for name, number in self.nodes[node]:
+            if name == b"torn":
+                raise GuestDamaged(f"directory {node}")
+            kind = NodeKind.OTHER if name.startswith(b"other") else NodeKind.FILE
+            yield Entry(name, number, self.stat(number).kind if number in self.nodes else kind)
+
+
+# Two files that are not there, one of a kind that only it could tell; a directory that ends early.
+LOST = {
+    1: [(b"a", 2), (b"lost", 90), (b"dir", 3), (b"other lost", 91), (b"z", 2)],
+    2: b"content",
+    3: [(b"inside", 2), (b"torn", 0)],
+}
+READABLE = ["a", "dir", "dir/inside", "z"]
+
+
+def lost():
+    device = segments.whole("vda", MemoryDisk(bytes(4096)))
+    system = NamedFiles(LostFiles(LOST))
+    return {b"v": top(Tree("v", Volume("v", device, "ext4"), system))}
+
+
+def assert_told(done):
+    assert {each.path for each in done.problems} == {b"/v/lost", b"/v/other lost", b"/v/dir"}
+    assert {each.error.code for each in done.problems} == {"guest-damaged"}
+    assert (done.failed, done.entries) == (3, 8)
+    error = done.error()
+    assert (error.code, error.exit_status) == ("guest-incomplete", 12)
+    assert error.detail == "3 of 8 entries could not be read"
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_written(tmp_path):
+    done = Fetched()
+    granular_trees.fetch(lost(), tmp_path / "out", done, overwrite=False, cancelled=lambda: False)
+    assert_told(done)
+    root = tmp_path / "out" / "v"
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*")) == READABLE
+
+
+def test_what_cannot_be_read_is_told_and_the_archive_is_whole(tmp_path):
+    done, packed = Fetched(), io.BytesIO()
+    granular_archives.fetch(lost(), TarArchive(packed.write, done, lambda: False), done)
+    assert_told(done)
+    packed.seek(0)
+    with tarfile.open(fileobj=packed) as read:
+        assert sorted(read.getnames()) == ["v", *(f"v/{name}" for name in READABLE)]
+        assert read.extractfile("v/z").read() == b"content"
+    done = Fetched()
+    path = tmp_path / "out.zip"
+    with granular_archives.new_file(path, overwrite=False) as output:
+        granular_archives.fetch(lost(), ZipArchive(output, done, lambda: False), done)
+    assert_told(done)
+    with zipfile.ZipFile(path) as read:
+        assert read.testzip() is None
+        assert sorted(name.rstrip("/") for name in read.namelist()) == [
+            "v", *(f"v/{name}" for name in READABLE)
+        ]  # fmt: skip
+
+
+class Channel:
+    """A GuestChannel into a guest that takes everything."""
+
+    def __init__(self):
+        self.ran = []
+        self.opened = []
+
+    def open(self, path):
+        self.opened.append(path)
+        return len(self.opened)
+
+    def write(self, handle, content):
+        assert content == b"content"
+
+    def close(self, handle):
+        assert handle == len(self.opened)
+
+    def run(self, program, arguments):
+        self.ran.append([program, *arguments])
+        return GuestRun(0, b"", "")
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_sent():
+    done, channel = Fetched(), Channel()
+    sender = granular_sending.GuestSender(channel, "/into", done)
+    for name, item in lost().items():
+        sender.fetch(item, name)
+    sender.finish()
+    assert_told(done)
+    assert len(channel.opened) == 3
+    assert channel.ran[-1][2] == "sync"
+
+
+def test_what_can_be_mended_is_what_a_run_ends_with():
+    done = Fetched()
+    assert done.error() is None
+    done.fail(b"/v/a", GuestDamaged("a"))
+    done.fail(b"/v/b", AlreadyExists("b"))
+    done.fail(b"/v/c", Damaged("c"))
+    assert done.error().detail == "b"
+
+
+def test_problems_that_are_kept_are_bounded():
+    done = Fetched()
+    for number in range(PROBLEMS_MAX + 5):
+        done.fail(b"/v/%d" % number, NotFound())
+    assert (len(done.problems), done.failed) == (PROBLEMS_MAX, PROBLEMS_MAX + 5)
+    assert (
+        done.error().detail == f"{PROBLEMS_MAX + 5} of {PROBLEMS_MAX + 5} entries could not be read"
+    )

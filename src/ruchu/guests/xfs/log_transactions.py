@@ -23,8 +23,8 @@ _ITEM = struct.Struct("<HH")
 _OPERATIONS_MAX = 4 << 20
 # Bytes of transactions that are begun: the kernel begins at most four of 32 MiB at once.
 _HELD_MAX = 256 << 20
-# What a piece of a region takes in memory besides its bytes.
-_PIECE_COST = 128
+# What a piece of a region takes in memory besides its bytes, and a transaction besides its pieces.
+_PIECE_COST, _BEGUN_COST = 128, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class _Pieces:
 
     lsn: int
     pieces: list[tuple[bool, bytes]] = field(default_factory=list)
-    held: int = _PIECE_COST
+    held: int = _BEGUN_COST
 
     def regions(self) -> list[bytes]:
         regions: list[list[bytes]] = []
@@ -106,10 +106,10 @@ class _Begun:
     def add(self, record: Record, number: int, flags: int, region: bytes) -> None:
         """Take an operation that begins a transaction or belongs to one."""
         transaction = self._begun.get(number)
-        cost = _PIECE_COST
         if flags & _START:
             if transaction is not None or region:
                 raise GuestDamaged("a transaction in the log of XFS begins twice")
+            cost = _BEGUN_COST
             self._begun[number] = _Pieces(record.lsn)
         elif transaction is None:
             return
@@ -119,7 +119,7 @@ class _Begun:
             if flags & _CONTINUES and not transaction.pieces:
                 raise GuestDamaged("a region in the log of XFS goes on and never began")
             transaction.pieces.append((bool(flags & _CONTINUES), region))
-            cost += len(region)
+            cost = _PIECE_COST + len(region)
             transaction.held += cost
         self._held += cost
         if self._held > _HELD_MAX:
