@@ -1,12 +1,13 @@
 """Every storage and every wrapper passes the same suite."""
 
+import itertools
 import random
 
 import pytest
 
 from ruchu import clock
 from ruchu.storage import directory, faulty, limited, logged, retrying
-from ruchu.testing import simulated_disk, storages
+from ruchu.testing import s3_servers, simulated_disk, storages
 
 
 @pytest.fixture
@@ -73,3 +74,58 @@ class TestAllWrappersTogether(storages.StorageContract):
             retrying.Retrying(real, clock=clock.SYSTEM, choose=choose), clock=clock.SYSTEM
         )
         return limited.Limited(counted, writes=limited.Bandwidth(1 << 40, clock.SYSTEM))
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def moto():
+    with s3_servers.moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory):
+    with s3_servers.rclone(tmp_path_factory.mktemp("buckets")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="class")
+def make(request, tmp_path_factory):
+    """Return what makes storages in a bucket on the server that the class names."""
+    endpoint = request.getfixturevalue(request.cls.server)
+    name = request.cls.__name__.lower()
+    bucket = s3_servers.new_bucket(endpoint, name, locking=request.cls.can_protect)
+    return s3_servers.storages_of(bucket, tmp_path_factory.mktemp("lock") / "writer.lock")
+
+
+class OnS3(storages.StorageContract):
+    @pytest.fixture
+    def storage(self, make):
+        storage = make(f"some/where/{next(_NUMBERS)}")
+        yield storage
+        storage.close()
+
+
+@pytest.mark.slow
+class TestS3(OnS3):
+    """On a server that enforces conditions, in a bucket without object lock."""
+
+    server = "moto"
+    can_protect = False
+
+
+@pytest.mark.slow
+class TestS3WithObjectLock(OnS3):
+    """In a bucket that keeps versions, under legal holds."""
+
+    server = "moto"
+
+
+@pytest.mark.slow
+class TestS3WithoutConditions(OnS3):
+    """On a server that decides nothing among writers."""
+
+    server = "rclone"
+    can_protect = False

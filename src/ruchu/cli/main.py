@@ -25,7 +25,8 @@ from ruchu.cli import (
     restore,
     retention,
     run,
-    storage,
+    server,
+    storage_places,
 )
 from ruchu.cli.cancelling import CANCELLATION
 from ruchu.cli.session import Session, default_directory
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(storage.app, name="storage")
+app.add_typer(storage_places.app, name="storage")
 app.add_typer(platform.app, name="platform")
 app.command("inventory")(platform.inventory)
 app.add_typer(backup.app, name="backup")
@@ -52,6 +53,7 @@ app.add_typer(retention.app, name="retention")
 app.add_typer(audit.app, name="audit")
 app.command("mount")(mount.mount)
 app.command("run")(run.run)
+app.command("server")(server.server)
 app.command("node")(node.node)
 app.command("guard")(guard.guard)
 app.command("doctor")(host.doctor)

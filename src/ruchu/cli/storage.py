@@ -1,7 +1,7 @@
 """`ruchu storage`: where backups lie."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,32 +11,75 @@ from ruchu.cli.reports import tell, verifying
 from ruchu.errors import Damaged
 from ruchu.units import format_size
 
+if TYPE_CHECKING:
+    from ruchu.operations.storages import StorageState
+
 app = group("Storages: where backups lie.")
 Name = Annotated[str, typer.Argument(help="Name of the storage.")]
-Directory = Annotated[Path, typer.Argument(help="Directory of the storage.")]
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="LOCATION",
+        help="A directory, or file:// s3:// device:// nfs:// smb:// iscsi://; see the manual.",
+    ),
+]
+CredentialsFile = Annotated[
+    Path | None,
+    typer.Option("--credentials-file", help="File with the credentials of its server."),
+]
+Warn = Annotated[
+    str | None, typer.Option("--warn", metavar="FREE", help="Say `low` below this: 15%, 200GiB.")
+]
+Stop = Annotated[
+    str | None,
+    typer.Option("--stop", metavar="FREE", help="Refuse backups below this much free room."),
+]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="On S3 without conditions: this host writes from now on."),
+]
 
 
 @app.command()
 def add(
     context: typer.Context,
     name: Name,
-    directory: Directory,
+    location: Where,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
     no_encryption: Annotated[
         bool, typer.Option("--no-encryption", help="Whoever reads the disk reads the backups.")
     ] = False,
     role: Annotated[str, typer.Option("--role", help="backup or copy.")] = "backup",
+    credentials_file: CredentialsFile = None,
+    file_system: Annotated[
+        str, typer.Option("--format", metavar="FS", help="Make a file system: ext4 or xfs.")
+    ] = "",
+    erase: Annotated[
+        str, typer.Option("--erase", metavar="DEVICE", help="What is on that device may go.")
+    ] = "",
+    one_writer: Annotated[
+        bool, typer.Option("--one-writer", help="On S3 without conditions: no other host writes.")
+    ] = False,
+    warn: Warn = None,
+    stop: Stop = None,
     json: Json = False,
 ) -> None:
-    """Make an empty directory a storage. Encrypted, unless you say otherwise."""
+    """Make an empty place a storage. Encrypted, unless you say otherwise."""
     from ruchu.operations import secrets
+    from ruchu.operations.storage_places import Preparation
+    from ruchu.operations.storages import Setup
+    from ruchu.storage import locations
 
     here = session.of(context)
     ask = session.ask if session.can_ask() else None
     source = secrets.choose(passphrase_file, key_file, none=no_encryption, ask=ask)
-    entry = here.storages.add(name, directory, source, role)
-    _tell(entry.name, entry.id, entry.directory, json=json)
+    where = locations.parse(location)
+    preparation = Preparation(file_system, erase, one_writer)
+    credentials = _credentials(credentials_file, where.scheme)
+    setup = Setup(role, credentials, warn or "", stop or "", preparation)
+    entry = here.storages.add(name, where, source, role, setup)
+    _tell(entry.name, entry.id, entry.directory, str(entry.place), json=json)
     if source.method != "none":
         output.note("Without its secret nobody opens this storage. Keep a copy of it elsewhere.")
 
@@ -45,25 +88,40 @@ def add(
 def adopt(
     context: typer.Context,
     name: Name,
-    directory: Directory,
+    location: Where,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
+    credentials_file: CredentialsFile = None,
+    take_over: TakeOver = False,
     json: Json = False,
 ) -> None:
     """Use a storage that exists, such as one of a lost host, with all its points."""
     from ruchu.operations import secrets
+    from ruchu.operations.storage_places import Preparation
+    from ruchu.operations.storages import Setup
+    from ruchu.storage import locations
 
     given = passphrase_file is not None or key_file is not None
     source = secrets.choose(passphrase_file, key_file, none=False, ask=None) if given else None
-    entry = session.of(context).storages.adopt(name, directory, source)
-    _tell(entry.name, entry.id, entry.directory, json=json)
+    where = locations.parse(location)
+    credentials = _credentials(credentials_file, where.scheme)
+    setup = Setup("backup", credentials, preparation=Preparation(take_over=take_over))
+    entry = session.of(context).storages.adopt(name, where, source, setup)
+    _tell(entry.name, entry.id, entry.directory, str(entry.place), json=json)
 
 
-def _tell(name: str, storage: str, directory: str, *, json: bool) -> None:
+def _credentials(file: Path | None, scheme: str) -> str:
+    """Return where the credentials of a server come from; on a terminal they are asked for."""
+    if file is not None:
+        return str(file.absolute())
+    return "ask" if scheme == "smb" and session.can_ask() else ""
+
+
+def _tell(name: str, storage: str, directory: str, location: str, *, json: bool) -> None:
     if json:
-        output.document({"name": name, "id": storage, "directory": directory})
+        output.document({"name": name, "id": storage, "directory": directory, "location": location})
     else:
-        output.line(f"{name}: storage {storage[:8]} in {directory}")
+        output.line(f"{name}: storage {storage[:8]} in {directory or location}")
 
 
 @app.command("list")
@@ -77,15 +135,26 @@ def list_storages(context: typer.Context, json: Json = False) -> None:
         (
             state.entry.name,
             state.entry.role,
-            state.entry.directory,
+            state.entry.where,
             state.encrypted,
             state.chains,
-            format_size(state.free) if state.free is not None else None,
-            state.problem or "ok",
+            _size(state.room.used if state.room else None),
+            _size(state.free),
+            _state(state),
         )
         for state in states
     ]
-    output.table(("name", "role", "directory", "encrypted", "chains", "free", "state"), rows)
+    headings = ("name", "role", "location", "encrypted", "chains", "used", "free", "state")
+    output.table(headings, rows)
+
+
+def _size(value: int | None) -> str | None:
+    return format_size(value) if value is not None else None
+
+
+def _state(state: "StorageState") -> str:
+    room = state.room.state if state.room else "ok"
+    return state.problem or state.entry.state or room
 
 
 @app.command()
@@ -95,8 +164,8 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
     if json:
         output.document(facts)
         return
-    for key in ("name", "id", "directory", "role", "encrypted", "problem"):
-        if facts[key] not in {None, ""}:
+    for key in ("name", "id", "location", "role", "encrypted", "state", "room", "probe", "problem"):
+        if facts[key] not in (None, ""):
             output.line(f"{key}: {facts[key]}")
     rows = [
         (each["chain"][:8], each["kind"], each["name"], each["points"],

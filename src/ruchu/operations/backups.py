@@ -64,7 +64,7 @@ def back_up_image(  # noqa: PLR0913 - raw says what the path is, and belongs to 
     """
     check_object(name)
     kind, changes = request
-    repository = storages.open(storage)
+    repository = storages.open_for_backup(storage)
     back_up = image.back_up_bytes if raw else image.back_up_image
     result = back_up(repository, name, path, kind, changes, run)
     head = result.head

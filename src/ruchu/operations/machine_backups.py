@@ -19,7 +19,7 @@ def back_up_machines(
     """Back up machines; `places` are the storage and the platform (None: the only one)."""
     storage, platform_name = places
     entry = platforms.entry(platform_name)
-    repository = storages.open(storage)
+    repository = storages.open_for_backup(storage)
     with platforms.open(entry) as platform:
         return machine.back_up_machines(platform, entry.name, repository, order, run)
 

@@ -10,11 +10,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ruchu.errors import AlreadyExists, InvalidName, NotFound, StorageError, UsageError
+from ruchu.model.ids import Entropy, is_id, new_id
+from ruchu.storage import locations
 
 VERSION = 1
 DOCUMENT_BYTES_MAX = 4 << 20
@@ -28,11 +30,18 @@ class StorageEntry:
 
     Attributes:
         name: what people call it.
-        directory: where it is, absolute.
+        directory: where it is, absolute; empty if `location` says it.
         id: its identity, so that another one in its place is found out.
         role: `backup` or `copy`.
         secret: how it is opened: `none`, `prompt`, `passphrase` or `keyfile`.
         file: the file that holds the passphrase or key, for the last two.
+        location: where it is, as a URL (`storage.locations`); empty for a directory.
+        credentials: the file with the credentials of the server it is on, `ask`, or empty.
+        probe: what its server can do, as it was found out; of S3.
+        warn: people are told when less is free: bytes, or a part such as `15%`; empty: never.
+        stop: backups are refused when less is free; empty: when it is full.
+        state: empty, `evacuating` or `evacuated`: backups go elsewhere.
+        writer: what this host is called where one host alone may write.
     """
 
     name: str
@@ -41,6 +50,25 @@ class StorageEntry:
     role: str
     secret: str
     file: str = ""
+    location: str = ""
+    credentials: str = ""
+    probe: dict[str, bool] = field(default_factory=dict)
+    warn: str = ""
+    stop: str = ""
+    state: str = ""
+    writer: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where it is, for people."""
+        return self.location or self.directory
+
+    @property
+    def place(self) -> locations.Location:
+        """Where it is."""
+        if self.location:
+            return locations.parse(self.location)
+        return locations.Location("file", path=self.directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +94,21 @@ class Registry:
         """Where indexes are kept; they can be made anew."""
         return self.directory / "cache"
 
+    def identity(self, entropy: Entropy) -> str:
+        """Return what this state is called where one host alone may write; made once."""
+        path = self.directory / "identity"
+        with self._changing():
+            try:
+                found = path.read_text(encoding="ascii").strip()
+            except FileNotFoundError:
+                found = new_id(entropy)
+                _write(path, found.encode() + b"\n")
+            except (OSError, ValueError) as error:
+                raise StorageError(f"({path}: {error})") from None
+        if not is_id(found):
+            raise _unreadable(path)
+        return found
+
     def storages(self) -> list[StorageEntry]:
         """Return the storages, sorted by name."""
         return [_entry(StorageEntry, each) for each in self._load(_STORAGES)]
@@ -81,6 +124,12 @@ class Registry:
     def put_storage(self, entry: StorageEntry, *, replace: bool = False) -> None:
         """Take in a storage, or a new version of its entry with `replace`."""
         self._put(_STORAGES, asdict(entry), replace=replace)
+
+    def remove_storage(self, name: str) -> None:
+        """Forget a storage; one that is not known is no error."""
+        with self._changing():
+            entries = self._load(_STORAGES)
+            self._store(_STORAGES, [each for each in entries if each["name"] != name])
 
     def platforms(self) -> list[PlatformEntry]:
         """Return the platforms, sorted by name."""
@@ -156,23 +205,27 @@ class Registry:
             os.close(lock)
 
     def _store(self, kind: str, entries: list[dict[str, Any]]) -> None:
-        path = self._path(kind)
         value = {"format": f"ruchu-{kind}", "version": VERSION, kind: entries}
-        temporary = path.with_suffix(".partial")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        _write(self._path(kind), json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put a file in the place of another, durably."""
+    temporary = path.with_suffix(".partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123 - a mode
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123 - a mode
-                file.write(json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise StorageError(f"({path}: {error.strerror})") from None
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StorageError(f"({path}: {error.strerror})") from None
 
 
 def check_name(name: str) -> str:

@@ -1,7 +1,11 @@
-"""Where the secret of a storage comes from: a file that the state remembers, or a question."""
+"""Where the secret of a storage comes from: a file that the state remembers, or a question.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Also the credentials of the server that a storage is on, which are something else: with them one
+reaches the storage, with the secret one reads it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ruchu.errors import NotFound, UsageError
@@ -24,6 +28,75 @@ class SecretSource:
 
     method: str
     file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a server knows us by.
+
+    Attributes:
+        user: of a share or target; the access key of S3.
+        password: of the user; the secret key of S3.
+        token: of temporary credentials of S3.
+        domain: of a user of a share.
+    """
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    domain: str = ""
+
+
+NO_CREDENTIALS = Credentials()
+ASK = "ask"
+"""In place of a file: they are asked for, or handed in by the caller."""
+
+_FIELDS: Mapping[str, str] = {
+    "user": "user",
+    "username": "user",
+    "access_key": "user",
+    "aws_access_key_id": "user",
+    "password": "password",
+    "secret_key": "password",
+    "aws_secret_access_key": "password",
+    "session_token": "token",
+    "aws_session_token": "token",
+    "domain": "domain",
+}
+
+
+def read_credentials(source: str, ask: Ask | None, what: str) -> Credentials:
+    """Return the credentials of a server: from a file of lines `name = value`, or asked for.
+
+    Args:
+        source: path of the file, `ask`, or empty (there are none).
+        ask: asks a person.
+        what: the storage, for the question.
+
+    Raises:
+        NotFound: the file is gone.
+        UsageError: it has something else in it, or nobody can be asked.
+    """
+    if not source:
+        return NO_CREDENTIALS
+    if source == ASK:
+        if ask is None:
+            hint = "Give --credentials-file, or run it on a terminal."
+            raise UsageError(f"(the credentials of {what} must be asked for)", hint=hint)
+        return Credentials(ask(f"User or access key of {what}"), ask("Password or secret key"))
+    values: dict[str, str] = {}
+    for number, line in enumerate(
+        _content(Path(source)).decode("utf-8", "replace").splitlines(), 1
+    ):
+        name, sign, value = line.partition("=")
+        name = name.strip().lower()
+        if not name or name.startswith(("#", ";", "[")):
+            continue
+        if not sign or name not in _FIELDS:
+            known = ", ".join(_FIELDS)
+            raise UsageError(f"({source}, line {number}: not `name = value`; names: {known})")
+        values[_FIELDS[name]] = value.strip()
+    return Credentials(**values)
 
 
 def of_entry(entry: StorageEntry) -> SecretSource:
@@ -88,7 +161,7 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_SECRET_BYTES_MAX + 1)
     except OSError as error:
-        hint = "Put it back, or `ruchu storage adopt` the storage with another --passphrase-file."
+        hint = "Put it back, or `ruchu storage adopt` the storage with another file."
         raise NotFound(f"(the secret in {path}: {error.strerror})", hint=hint) from None
     if len(data) > _SECRET_BYTES_MAX:
         raise UsageError(f"({path} is too large for a secret)")

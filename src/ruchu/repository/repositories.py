@@ -196,6 +196,28 @@ class Repository:
         key = keyring.unwrap_chain_key(name, self._key, fields)
         return chains.Chain(self.storage, fields, key, self.surroundings, self._cache)
 
+    def welcome(self, chain: str, other: "Repository") -> bytes:
+        """Return the document of a chain of another storage as it must be here.
+
+        Everything stays but the wrapping of the chain's key. Not stored yet: whoever copies the
+        chain stores it when the rest of the chain is there.
+
+        Raises:
+            WrongKey: one of the two is encrypted, the other is not; what is in a chain shows it.
+        """
+        if self.facts.encrypted != other.facts.encrypted:
+            both = f"{other.facts.name!r} and {self.facts.name!r}"
+            raise WrongKey(f"(of {both} one is encrypted, the other is not)")
+        fields = chains.read_document(other.storage, chain)
+        other_key = other._key  # noqa: SLF001 - of the same class
+        key = keyring.unwrap_chain_key(layout.chain_document(chain), other_key, fields)
+        nonce = self.surroundings.entropy(12)
+        fields |= {
+            "nonce": nonce.hex(),
+            "wrapped": keyring.wrap_chain_key(self._key, chain, key, nonce).hex(),
+        }
+        return documents.sealed(chains.FORMAT, fields)
+
     def all_chains(self) -> list[chains.Chain]:
         """Open all chains."""
         return [self.open_chain(chain) for chain in self.chain_ids()]

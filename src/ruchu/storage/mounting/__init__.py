@@ -1,0 +1,1 @@
+"""File systems that Ruchu mounts for its storages: disks, shares, iSCSI targets."""
