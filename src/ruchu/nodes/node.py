@@ -10,7 +10,7 @@ from typing import assert_never
 from ruchu import __version__
 from ruchu.clock import Clock, to_text
 from ruchu.errors import AlreadyExists, ProtocolViolation, Refused, UsageError, WireError
-from ruchu.model.tasks import Ending, Order
+from ruchu.model.tasks import Ending, Order, TaskEvent
 from ruchu.nodes import identity
 from ruchu.nodes.identity import Layout
 from ruchu.nodes.questions import Questions
@@ -56,19 +56,21 @@ def join(url: str, state: Path, clock: Clock) -> Identity:
     if path.exists():
         return _known(path, invitation)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    joining = Joining.begin(invitation)
-    for attempt in range(1, _JOIN_ATTEMPTS + 1):
+    found = _enrolled(Joining.begin(invitation), clock)
+    found.save(path)
+    return found
+
+
+def _enrolled(joining: Joining, clock: Clock) -> Identity:
+    for _ in range(_JOIN_ATTEMPTS - 1):
         try:
-            found = joining.enrol(identity.facts())
-            break
+            return joining.enrol(identity.facts())
         except Refused:
             raise
         except WireError:
-            if attempt == _JOIN_ATTEMPTS:
-                raise
+            # The server may be starting; with the same key no answer can be lost.
             clock.sleep(_JOIN_PAUSE_S)
-    found.save(path)
-    return found
+    return joining.enrol(identity.facts())
 
 
 def _known(path: Path, invitation: Invitation) -> Identity:
@@ -199,7 +201,7 @@ class Node:
             ending = replace(ending, result={}, error=ending.error or said)
         self._send(messages.TaskEnding(ending))
 
-    def _send_events(self, task: str, attempt: int, events: list[messages.TaskEvent]) -> None:
+    def _send_events(self, task: str, attempt: int, events: list[TaskEvent]) -> None:
         known = self._acknowledged.get((task, attempt), 0)
         new = [event for event in events if event.number > known]
         for at in range(0, len(new), messages.EVENTS_MAX):

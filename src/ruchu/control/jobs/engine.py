@@ -5,7 +5,6 @@ to bring an attempt that was under way back after a crash, at the step where it 
 """
 
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -70,10 +69,9 @@ def _attempt(run: str, attempt: int) -> str:
 class DbosEngine:
     """A `JobEngine` on DBOS. One in a process."""
 
-    def __init__(self, url: str, attempts: Attempts, ended: Callable[[], None]) -> None:
+    def __init__(self, url: str, attempts: Attempts) -> None:
         _Current.attempts = attempts
         self._url = url
-        self._ended = ended
         self._launched = False
 
     def begin(self) -> None:

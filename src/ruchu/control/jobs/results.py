@@ -43,9 +43,7 @@ _FAILED = {
 class Results:
     """Hears of what runs did. Everything here may be told twice."""
 
-    def __init__(
-        self, catalogue: Catalogue, alarms: Alarms, watch: Watch, clock: Clock
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, alarms: Alarms, watch: Watch, clock: Clock) -> None:
         self._catalogue = catalogue
         self._alarms = alarms
         self._watch = watch

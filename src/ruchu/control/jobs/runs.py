@@ -155,6 +155,16 @@ class Runs:
             found = connection.execute(query.order_by(RUNS.c.ended.desc()).limit(1)).one_or_none()
         return RunRow(**found._mapping) if found is not None else None  # noqa: SLF001
 
+    def newest(self, policy: str, kind: str) -> RunRow | None:
+        """Return the newest run of a policy that a schedule of a kind started, or a person."""
+        query = sa.select(RUNS).where(RUNS.c.policy == policy).order_by(RUNS.c.created.desc())
+        with self._database.reading() as connection:
+            for row in connection.execute(query.limit(PAGE_MAX)):
+                found = RunRow(**row._mapping)  # noqa: SLF001 - public in SQLAlchemy
+                if found.body.get("kind", found.kind) == kind:
+                    return found
+        return None
+
     def open_of_policy(self, policy: str, but: str) -> list[str]:
         """Return the runs of a policy that have not ended, without one of them."""
         query = sa.select(RUNS.c.id).where(

@@ -10,8 +10,9 @@ from ruchu.control.jobs.attempts import Outcomes
 from ruchu.control.jobs.engine import ATTEMPTS_MAX, JobEngine
 from ruchu.control.jobs.runs import RunRow, Runs
 
-# The longest that a change goes unnoticed that nobody told of, such as a window that opens.
-ROUND_S = 5.0
+# The longest that a change goes unnoticed that nobody told of: a run that a schedule made, a
+# window that opens. A look is one query of an index.
+ROUND_S = 1.0
 
 
 class Starter:

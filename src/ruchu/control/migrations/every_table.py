@@ -13,6 +13,7 @@ from ruchu.control.nodes import tables as _nodes
 from ruchu.control.policies import tables as _policies
 from ruchu.control.reports import tables as _reports
 from ruchu.control.schedules import tables as _schedules
+from ruchu.control.server import repeats as _repeats
 from ruchu.control.storages import tables as _storages
 from ruchu.control.vault import tables as _vault
 
@@ -33,4 +34,5 @@ _ = (
     _policies,
     _schedules,
     _storages,
+    _repeats,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ruchu.clock import from_text
 from ruchu.control.database.database import Database
 from ruchu.control.events.stream import Events
 from ruchu.control.storages.tables import POINTS
@@ -102,6 +103,10 @@ class Catalogue:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return {(row.platform, row.name): row.newest for row in rows}
+
+    def newest_moments(self) -> dict[tuple[str, str], float]:
+        """Return the moment of the newest point by platform and name, in seconds since 1970."""
+        return {key: from_text(text).timestamp() for key, text in self.newest().items()}
 
     def stored(self, storage: str) -> int:
         """Return the bytes that the points of a storage added."""

@@ -1,0 +1,73 @@
+"""The application: routes, errors, limits, headers, and its description as OpenAPI."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from ruchu import __version__
+from ruchu.api import (
+    problems,
+    routes_events,
+    routes_inventory,
+    routes_nodes,
+    routes_policies,
+    routes_runs,
+    routes_sessions,
+    routes_storages,
+    routes_system,
+    shielding,
+)
+from ruchu.control.server.services import Services
+
+PREFIX = "/api/v1"
+_DESCRIPTION = """
+Everything that the console and the command line do. Sign in with `POST /api/v1/sessions`, or use
+an API token: `Authorization: Bearer …`. Errors are problems (RFC 9457) with a stable `code`.
+Lists are pages: `next` of one is `after` of the following. What can be changed has an ETag, and a
+change says with `If-Match` which version it is meant for. A POST with an `Idempotency-Key` is
+carried out once, however often it is sent.
+"""
+ROUTERS: tuple[APIRouter, ...] = (
+    routes_sessions.router,
+    routes_nodes.router,
+    routes_inventory.router,
+    routes_storages.router,
+    routes_policies.router,
+    routes_runs.router,
+    routes_events.router,
+    routes_system.router,
+)
+# Endpoints that answer without anybody being signed in.
+OPEN = frozenset({
+    ("POST", f"{PREFIX}/sessions"),
+    ("POST", f"{PREFIX}/administrator"),
+    ("GET", f"{PREFIX}/openapi.json"),
+    ("GET", "/healthz"),
+})  # fmt: skip
+
+
+def create(services: Services, tell: Callable[[str], None]) -> FastAPI:
+    """Return the application over the services of a server; `tell` hears of bugs."""
+    app = FastAPI(
+        title="Ruchu",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation,
+    )
+    app.state.services = services
+    app.state.tell = tell
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    app.include_router(routes_system.bare)
+    shielding.install(app, services)
+    return app
+
+
+def _operation(route: APIRoute) -> str:
+    """Return the name of an operation: that of its function, which is its own."""
+    return route.name.removesuffix("_")

@@ -1,0 +1,143 @@
+"""Policies: kept, changed, tried out, run."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel, Field
+
+from ruchu.api import auditing, paging, problems
+from ruchu.api.identity import By, ServicesOf
+from ruchu.api.paging import IfMatch
+from ruchu.control.jobs.runs import NewRun, RunRow
+from ruchu.control.policies import documents
+from ruchu.control.policies.policies import PolicyRow
+from ruchu.model.principals import Right
+
+router = APIRouter(tags=["policies"])
+
+_EXAMPLE = {
+    "name": "nightly",
+    "selection": {"platform": "kvm", "patterns": ["web-*"]},
+    "storage": "main",
+    "schedules": [{"kind": "incremental", "daily": {"times": ["02:00"]}}],
+    "zone": "Asia/Shanghai",
+    "retention": {"daily": 7, "weekly": 4},
+}
+PolicyDocument = Annotated[dict[str, Any], Body(examples=[_EXAMPLE])]
+
+
+class PolicyShown(BaseModel):
+    """A policy."""
+
+    id: str
+    version: int
+    created: str
+    changed: str
+    policy: dict[str, Any]
+
+
+class RunWanted(BaseModel):
+    """A run that shall start now."""
+
+    kind: str = Field(default="incremental", max_length=32, examples=["full"])
+    machines: list[str] = Field(default=[], max_length=5000, description="only these; empty: all")
+
+
+class DryRun(BaseModel):
+    """What a policy would do."""
+
+    starts: list[dict[str, Any]]
+    machines: list[dict[str, Any]]
+    missing: list[str]
+
+
+def _shown(row: PolicyRow) -> PolicyShown:
+    return PolicyShown(
+        id=row.id, version=row.version, created=row.created, changed=row.changed,
+        policy=documents.to_document(row.policy),
+    )  # fmt: skip
+
+
+@router.get("/policies", responses=problems.responses())
+def list_policies(services: ServicesOf, by: By) -> list[PolicyShown]:
+    """List the policies."""
+    return [_shown(row) for row in services.policies.all() if by.may(Right.VIEW, row.policy.group)]
+
+
+@router.post("/policies", status_code=201, responses=problems.responses(409))
+def add_policy(
+    services: ServicesOf, by: By, response: Response, document: PolicyDocument
+) -> PolicyShown:
+    """Keep a new policy; its schedules start runs from now on."""
+    policy = documents.from_document(document)
+    by.demand(Right.OPERATE, policy.group)
+    with auditing.recorded(services, by, "policy.add", policy.name, {"policy": document}):
+        row = services.policies.add(policy)
+    paging.tag(response, row.version)
+    return _shown(row)
+
+
+@router.get("/policies/{policy}", responses=problems.responses(404))
+def show_policy(services: ServicesOf, by: By, response: Response, policy: str) -> PolicyShown:
+    """Show a policy, by id or name."""
+    row = services.policies.get(policy)
+    by.demand(Right.VIEW, row.policy.group)
+    paging.tag(response, row.version)
+    return _shown(row)
+
+
+@router.put("/policies/{policy}", responses=problems.responses(404, 409, 412, 428))
+def change_policy(
+    services: ServicesOf, by: By, policy: str, document: PolicyDocument, if_match: IfMatch = None
+) -> PolicyShown:
+    """Replace a policy."""
+    row = services.policies.get(policy)
+    by.demand(Right.OPERATE, row.policy.group)
+    wanted = documents.from_document(document)
+    by.demand(Right.OPERATE, wanted.group)
+    with auditing.recorded(services, by, "policy.change", wanted.name, {"policy": document}):
+        return _shown(services.policies.change(row.id, wanted, paging.version_of(if_match)))
+
+
+@router.delete("/policies/{policy}", status_code=204, responses=problems.responses(404, 412, 428))
+def remove_policy(services: ServicesOf, by: By, policy: str, if_match: IfMatch = None) -> None:
+    """Forget a policy; its runs and points stay."""
+    row = services.policies.get(policy)
+    by.demand(Right.OPERATE, row.policy.group)
+    with auditing.recorded(services, by, "policy.remove", row.policy.name):
+        services.policies.remove(row.id, paging.version_of(if_match))
+
+
+@router.post("/policies/{policy}/run", status_code=201, responses=problems.responses(404))
+def run_policy(
+    services: ServicesOf, by: By, policy: str, wanted: Annotated[RunWanted, Body()]
+) -> RunRow:
+    """Start a run of a policy now."""
+    row = services.policies.get(policy)
+    by.demand(Right.OPERATE, row.policy.group)
+    body = {
+        "policy": documents.to_document(row.policy), "kind": wanted.kind,
+        "machines": wanted.machines, "nodes": list(row.policy.nodes),
+    }  # fmt: skip
+    new = NewRun(
+        "backup", row.policy.name, body, row.id, by.name,
+        priority=row.policy.priority, group=row.policy.group,
+    )  # fmt: skip
+    with auditing.recorded(services, by, "policy.run", row.policy.name, wanted.model_dump()):
+        return services.runs.create(new)
+
+
+@router.get("/policies/{policy}/dry-run", responses=problems.responses(404))
+def dry_run(
+    services: ServicesOf, by: By, policy: str, count: Annotated[int, Query(ge=1, le=100)] = 10
+) -> DryRun:
+    """Show the next starts of a policy, and which machines it selects now."""
+    row = services.policies.get(policy)
+    by.demand(Right.VIEW, row.policy.group)
+    machines, missing = services.selected(row.policy)
+    return DryRun(
+        starts=[dict(each) for each in services.next_starts(row, count)],
+        machines=[asdict(each) for each in machines],
+        missing=missing,
+    )

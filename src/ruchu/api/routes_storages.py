@@ -1,0 +1,166 @@
+"""Storages: made, adopted, looked at, limited; their points."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel, Field
+
+from ruchu.api import auditing, paging, problems
+from ruchu.api.identity import By, ServicesOf
+from ruchu.api.paging import After, IfMatch, Limit, Page
+from ruchu.control.storages.catalogue import PointFilter, PointRow
+from ruchu.control.storages.storages import StorageRow
+from ruchu.control.vault.vault import Owner
+from ruchu.model.principals import Right
+
+router = APIRouter(tags=["storages"])
+
+
+class NewStorage(BaseModel):
+    """A storage that is to be made, or adopted with all its points."""
+
+    name: str = Field(max_length=64, examples=["main"])
+    location: str = Field(max_length=2000, examples=["/srv/backup"], description="as nodes see it")
+    passphrase: str | None = Field(
+        default=None, max_length=1000, description="nothing is encrypted without one"
+    )
+    role: str = Field(default="backup", pattern="^(backup|copy)$")
+    adopt: bool = Field(default=False, description="it exists; take it as it is")
+    node: str = Field(default="", max_length=64, description="that shall make it; empty: any")
+    nodes: list[str] = Field(default=[], max_length=1000, description="that reach it; empty: all")
+    resource_group: str = Field(default="default", max_length=100)
+
+
+class StorageChange(BaseModel):
+    """What of a storage may be changed; what is left out stays."""
+
+    nodes: list[str] | None = Field(default=None, max_length=1000)
+    writers: int | None = Field(default=None, ge=1, le=1000)
+    readers: int | None = Field(default=None, ge=1, le=1000)
+    warn_percent: int | None = Field(default=None, ge=1, le=100)
+    stop_percent: int | None = Field(default=None, ge=1, le=100)
+    resource_group: str | None = Field(default=None, max_length=100)
+
+
+class Added(BaseModel):
+    """A storage that is known now, and what of it could not be read."""
+
+    storage: StorageRow
+    points: int
+    problems: list[str] = []
+
+
+class Star(BaseModel):
+    """Whether a point is starred."""
+
+    starred: bool
+
+
+@router.get("/storages", responses=problems.responses())
+def list_storages(services: ServicesOf, by: By) -> list[StorageRow]:
+    """List the storages."""
+    return [row for row in services.storages.all() if by.may(Right.VIEW, row.resource_group)]
+
+
+@router.post("/storages", status_code=201, responses=problems.responses(404, 409, 502))
+def add_storage(services: ServicesOf, by: By, wanted: Annotated[NewStorage, Body()]) -> Added:
+    """Let a node make a storage, or adopt one that exists with all its points."""
+    by.demand(Right.CONFIGURE, wanted.resource_group)
+    services.storages.require_free(wanted.name)
+    order = {
+        "name": wanted.name, "directory": wanted.location, "role": wanted.role,
+        "adopt": wanted.adopt,
+    }  # fmt: skip
+    values: dict[str, Any] = {"resource_group": wanted.resource_group}
+    values["nodes"] = list(services.asker.node_ids(wanted.nodes))
+    facts = {"location": wanted.location, "adopt": wanted.adopt}
+    with auditing.recorded(services, by, "storage.add", wanted.name, facts):
+        made = services.asker.make_storage(wanted.node, order, wanted.passphrase)
+        if made["storage"]["encrypted"] and wanted.passphrase is not None:
+            owner = Owner("storage", str(made["storage"]["id"]), "passphrase")
+            services.vault.put(owner, wanted.passphrase)
+        row = services.storages.add(made["storage"], wanted.location, values)
+        points = made.get("points", ())
+        services.catalogue.saw(row.name, points)
+    return Added(storage=row, points=len(points), problems=list(made.get("problems", ())))
+
+
+@router.get("/storages/{storage}", responses=problems.responses(404))
+def show_storage(services: ServicesOf, by: By, response: Response, storage: str) -> StorageRow:
+    """Show a storage, by id or name."""
+    row = services.storages.get(storage)
+    by.demand(Right.VIEW, row.resource_group)
+    paging.tag(response, row.version)
+    return row
+
+
+@router.patch("/storages/{storage}", responses=problems.responses(404, 412, 428))
+def change_storage(
+    services: ServicesOf, by: By, storage: str, change: Annotated[StorageChange, Body()],
+    if_match: IfMatch = None,
+) -> StorageRow:  # fmt: skip
+    """Change limits, thresholds or reach of a storage."""
+    row = services.storages.get(storage)
+    by.demand(Right.CONFIGURE, row.resource_group)
+    values = change.model_dump(exclude_none=True)
+    if values.get("nodes"):
+        values["nodes"] = list(services.asker.node_ids(values["nodes"]))
+    if "resource_group" in values:
+        by.demand(Right.CONFIGURE, values["resource_group"])
+    with auditing.recorded(services, by, "storage.change", row.name, values):
+        return services.storages.change(row.id, paging.version_of(if_match), values)
+
+
+@router.post("/storages/{storage}/refresh", responses=problems.responses(404, 502))
+def refresh_storage(services: ServicesOf, by: By, storage: str) -> Added:
+    """Read state and points of a storage anew."""
+    row = services.storages.get(storage)
+    by.demand(Right.VIEW, row.resource_group)
+    found = services.asker.list_points(row)
+    row = services.asker.look(row)
+    points = len(services.catalogue.page(PointFilter(storage=row.name), paging.LIMIT_MAX))
+    return Added(storage=row, points=points, problems=list(found))
+
+
+@router.get("/points", responses=problems.responses())
+def list_points(
+    services: ServicesOf,
+    by: By,
+    text: Annotated[str, Query(max_length=200, description="in the name")] = "",
+    name: Annotated[str, Query(max_length=200)] = "",
+    storage: Annotated[str, Query(max_length=64)] = "",
+    after: After = "",
+    limit: Limit = 100,
+) -> Page[PointRow]:
+    """List points, the newest first."""
+    wanted = PointFilter(name=name, storage=storage, text=text, before=after)
+    rows = services.catalogue.page(wanted, limit + 1)
+    found = paging.page(rows, limit, lambda row: f"{row.time}/{row.id}")
+    groups = {row.name: row.resource_group for row in services.storages.all()}
+    found.items = [
+        row for row in found.items if by.may(Right.VIEW, groups.get(row.storage, "default"))
+    ]
+    return found
+
+
+@router.get("/points/{point}", responses=problems.responses(404))
+def show_point(services: ServicesOf, by: By, point: str) -> list[PointRow]:
+    """Show a point by the beginning of its id, on each storage that holds it."""
+    found = services.catalogue.find(point)
+    for row in found:
+        by.demand(Right.VIEW, services.storages.get(row.storage).resource_group)
+    return found
+
+
+@router.put("/points/{point}/star", responses=problems.responses(404, 502))
+def star(
+    services: ServicesOf, by: By, point: str, wanted: Annotated[Star, Body()]
+) -> list[PointRow]:
+    """Star a point, so that retention never removes it, or take its star away."""
+    for row in services.catalogue.find(point):
+        storage = services.storages.get(row.storage)
+        by.demand(Right.OPERATE, storage.resource_group)
+        facts = {"starred": wanted.starred, "storage": storage.name}
+        with auditing.recorded(services, by, "point.star", row.id, facts):
+            services.asker.star(storage, row.id, starred=wanted.starred)
+    return services.catalogue.find(point)

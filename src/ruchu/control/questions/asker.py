@@ -1,0 +1,191 @@
+"""Asks a node that reaches what the question is about, and takes the answer to where it belongs."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from ruchu.clock import Clock, from_text
+from ruchu.control.inventory.inventory import Inventory, PlatformRow
+from ruchu.control.nodes.hub import Hub
+from ruchu.control.nodes.records import NodeRecords, NodeRow
+from ruchu.control.storages.catalogue import Catalogue
+from ruchu.control.storages.storages import StorageDefinitions, StorageRow
+from ruchu.errors import NodeAway, NotFound, RuchuError, UsageError
+
+# A listing of a large platform takes a while, that of 100,000 points longer.
+INVENTORY_LIMIT_S = 180.0
+POINTS_LIMIT_S = 900.0
+CHECK_LIMIT_S = 60.0
+# Many policies that start together need one listing, not one each.
+FRESH_FOR = timedelta(seconds=20)
+
+SecretsOf = Callable[[Sequence[str]], Mapping[str, str]]
+
+
+class Asker:
+    """Asks nodes. Safe in several threads."""
+
+    def __init__(
+        self, hub: Hub, records: NodeRecords, inventory: Inventory,
+        places: tuple[StorageDefinitions, Catalogue], secrets_of: SecretsOf, clock: Clock,
+    ) -> None:  # fmt: skip
+        self._hub = hub
+        self._records = records
+        self._inventory = inventory
+        self._storages, self._catalogue = places
+        self._secrets_of = secrets_of
+        self._clock = clock
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def node_ids(self, names: Sequence[str]) -> Sequence[str]:
+        """Return the ids of nodes by their names or ids.
+
+        Raises:
+            NotFound: one is not there.
+        """
+        return [self._records.get(name).id for name in names]
+
+    def _any_node(self, allowed: Sequence[str], what: str) -> NodeRow:
+        """Return a node that is there and may.
+
+        Raises:
+            NodeAway: none is.
+        """
+        found = [node for node in self._hub.connected_nodes() if not allowed or node.id in allowed]
+        if not found:
+            raise NodeAway(f"(no node that reaches {what} is connected)")
+        return min(found, key=lambda node: (float(node.load.get("tasks", 0)), node.name))
+
+    def ask(
+        self, node: str, what: str, body: Mapping[str, Any], secrets: Sequence[str] = (),
+        limit_s: float = CHECK_LIMIT_S,
+    ) -> Any:  # fmt: skip
+        """Ask a node and return its answer.
+
+        Raises:
+            NodeAway: it is not connected, or does not answer.
+            NodeFailed: it answered with an error.
+        """
+        arguments = {"body": dict(body), "secrets": dict(self._secrets_of(list(secrets)))}
+        return self._hub.ask(node, what, arguments, limit_s)
+
+    # Platforms.
+
+    def refresh(self, platform: PlatformRow) -> None:
+        """Bring the machines of a platform up to date, unless they just were.
+
+        Raises:
+            RuchuError: nobody could tell.
+        """
+        with self._locks[platform.name]:
+            row = self._inventory.platform(platform.id)
+            if row.seen and self._clock.now() - from_text(row.seen) < FRESH_FOR:
+                return
+            try:
+                machines = self._list(row)
+            except RuchuError as error:
+                self._inventory.failed(row.name, str(error))
+                raise
+            self._inventory.saw(row.name, machines)
+
+    def _list(self, row: PlatformRow) -> Sequence[Mapping[str, Any]]:
+        node = self._any_node(row.nodes, f"platform {row.name}")
+        answer = self.ask(node.id, "inventory", _of_platform(row), limit_s=INVENTORY_LIMIT_S)
+        machines: Sequence[Mapping[str, Any]] = answer["machines"]
+        return machines
+
+    def check_platform(self, row: PlatformRow) -> Mapping[str, Any]:
+        """Ask what a platform can do."""
+        node = self._any_node(row.nodes, f"platform {row.name}")
+        answer: Mapping[str, Any] = self.ask(node.id, "platform-check", _of_platform(row))
+        return answer
+
+    # Storages.
+
+    def make_storage(
+        self, node: str, wanted: Mapping[str, Any], passphrase: str | None
+    ) -> Mapping[str, Any]:
+        """Let a node make or adopt a storage; `wanted` has `name`, `directory`, `role`, `adopt`.
+
+        Returns what it is, and its points if it was adopted.
+        """
+        name = str(wanted["name"])
+        chosen = self._records.get(node) if node else self._any_node([], f"storage {name}")
+        secrets = {f"storage:{name}": passphrase} if passphrase else {}
+        arguments = {"body": dict(wanted), "secrets": secrets}
+        answer: Mapping[str, Any] = self._hub.ask(
+            chosen.id, "storage-make", arguments, POINTS_LIMIT_S
+        )
+        return answer
+
+    def look(self, storage: StorageRow) -> StorageRow:
+        """Bring what is known of a storage up to date."""
+        answer = self._of_storage(storage, "storage-look", {}, CHECK_LIMIT_S)
+        (state,) = answer["storages"]
+        return self._storages.saw(storage.name, state, self._catalogue.stored(storage.name))
+
+    def list_points(self, storage: StorageRow) -> Sequence[str]:
+        """Bring the catalogue of a storage up to date; return what could not be read."""
+        answer = self._of_storage(storage, "points", {}, POINTS_LIMIT_S)
+        self._catalogue.saw(storage.name, answer["points"])
+        problems: Sequence[str] = answer["problems"]
+        return problems
+
+    def star(self, storage: StorageRow, point: str, *, starred: bool) -> None:
+        """Star a point, or take its star away."""
+        body = {"point": point, "starred": starred}
+        self._of_storage(storage, "point-star", body, CHECK_LIMIT_S)
+        self._catalogue.mark(storage.name, point, starred=starred)
+
+    def _of_storage(
+        self, row: StorageRow, what: str, body: Mapping[str, Any], limit_s: float
+    ) -> Any:
+        node = self._any_node(row.nodes, f"storage {row.name}")
+        known = {"storages": [row.order_fields()], "storage": row.name, **body}
+        secrets = [f"storage:{row.name}"] if row.encrypted else []
+        return self.ask(node.id, what, known, secrets, limit_s)
+
+    # Nodes.
+
+    def instants(self, node: NodeRow) -> Sequence[Mapping[str, Any]]:
+        """Return the instant restores of a node."""
+        platforms = [_fields(row) for row in self._inventory.platforms()]
+        storages = [row for row in self._storages.all() if not row.nodes or node.id in row.nodes]
+        body = {"platforms": platforms, "storages": [row.order_fields() for row in storages]}
+        secrets = [f"storage:{row.name}" for row in storages if row.encrypted]
+        answer = self.ask(node.id, "instants", body, secrets)
+        found: Sequence[Mapping[str, Any]] = answer["instants"]
+        return found
+
+    def doctor(self, node: NodeRow) -> Sequence[Mapping[str, Any]]:
+        """Return what the host of a node has and lacks."""
+        found: Sequence[Mapping[str, Any]] = self.ask(node.id, "doctor", {})["checks"]
+        return found
+
+
+def _fields(row: PlatformRow) -> dict[str, str]:
+    return {"name": row.name, "uri": row.uri, "scratch": row.scratch}
+
+
+def _of_platform(row: PlatformRow) -> dict[str, Any]:
+    return {"platform": row.name, "platforms": [_fields(row)]}
+
+
+def secret_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the storages behind names of secrets such as `storage:main`, by those names.
+
+    Raises:
+        UsageError: there is another kind of secret.
+        NotFound: one names nothing.
+    """
+    found = {}
+    for name in names:
+        kind, _, rest = name.partition(":")
+        if kind != "storage":
+            raise UsageError(f"(the secret {name[:40]!r})")
+        if not rest:
+            raise NotFound("(a secret without a name)")
+        found[name] = rest
+    return found

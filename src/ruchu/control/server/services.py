@@ -1,0 +1,272 @@
+"""Every service of a server, put together in the order in which they need one another."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from ruchu.clock import Clock, from_text
+from ruchu.control.accounts.accounts import Accounts
+from ruchu.control.alarms.service import AlarmService
+from ruchu.control.anomalies.signs import RunSigns
+from ruchu.control.anomalies.watch import AnomalyWatch
+from ruchu.control.approvals.approvals import Approvals
+from ruchu.control.audit.anchors import AnchorFile
+from ruchu.control.audit.trail import Trail
+from ruchu.control.database.database import Database
+from ruchu.control.events.stream import Events
+from ruchu.control.inventory.inventory import Inventory
+from ruchu.control.jobs.admission import Admission
+from ruchu.control.jobs.attempts import Attempts, Outcomes, Outside
+from ruchu.control.jobs.planning import Planner
+from ruchu.control.jobs.results import Results
+from ruchu.control.jobs.runs import RunRow, Runs
+from ruchu.control.nodes.hub import Hub, Told
+from ruchu.control.nodes.records import NodeRecords, NodeRow
+from ruchu.control.nodes.tasks import TaskRow, Tasks
+from ruchu.control.policies import selecting
+from ruchu.control.policies.policies import Policies, PolicyRow
+from ruchu.control.policies.selecting import Machine
+from ruchu.control.questions.asker import Asker, secret_names
+from ruchu.control.schedules import windows
+from ruchu.control.schedules.scheduler import Scheduler
+from ruchu.control.server import scheduling
+from ruchu.control.server.scheduling import ScheduledRuns
+from ruchu.control.server.state import ServerState
+from ruchu.control.storages.catalogue import Catalogue
+from ruchu.control.storages.storages import StorageDefinitions
+from ruchu.control.vault import keys
+from ruchu.control.vault.vault import Owner, Vault
+from ruchu.errors import NotFound, UsageError
+from ruchu.model.policies import Policy
+from ruchu.model.tasks import Severity, TaskEvent
+from ruchu.wire.authority import Authority
+from ruchu.wire.calling import Address
+from ruchu.wire.listener import Listener
+
+_AUTHORITY = Owner("server", "authority", "key")
+_AUTHORITY_PASSPHRASE = Owner("server", "authority", "passphrase")
+
+
+@dataclass(slots=True)
+class Services:
+    """The services of a server."""
+
+    state: ServerState
+    clock: Clock
+    database: Database
+    events: Events = field(init=False)
+    vault: Vault = field(init=False)
+    trail: Trail = field(init=False)
+    accounts: Accounts = field(init=False)
+    approvals: Approvals = field(init=False)
+    alarms: AlarmService = field(init=False)
+    watch: AnomalyWatch = field(init=False)
+    inventory: Inventory = field(init=False)
+    storages: StorageDefinitions = field(init=False)
+    catalogue: Catalogue = field(init=False)
+    policies: Policies = field(init=False)
+    runs: Runs = field(init=False)
+    nodes: NodeRecords = field(init=False)
+    tasks: Tasks = field(init=False)
+    authority: Authority = field(init=False)
+    hub: Hub = field(init=False)
+    asker: Asker = field(init=False)
+    results: Results = field(init=False)
+    outcomes: Outcomes = field(init=False)
+    scheduled: ScheduledRuns = field(init=False)
+    scheduler: Scheduler = field(init=False)
+    attempts: Attempts = field(init=False)
+    admission: Admission = field(init=False)
+    # Set while the server listens.
+    listener: Listener | None = None
+
+    def __post_init__(self) -> None:
+        """Put them together."""
+        database, clock = self.database, self.clock
+        self.events = Events(database, clock)
+        self.vault = Vault(database, keys.source(self.state.directory, os.environ), clock)
+        self.trail = Trail(database, clock, AnchorFile(self.state.anchors))
+        self.accounts = Accounts(database, clock, self.trail, self.vault)
+        self.approvals = Approvals(database, clock, self.trail)
+        self.alarms = AlarmService(database, clock, self.events)
+        self.watch = AnomalyWatch(database, clock, self.alarms)
+        self.inventory = Inventory(database, clock, self.events)
+        self.storages = StorageDefinitions(database, clock, self.events)
+        self.catalogue = Catalogue(database, self.events)
+        self.policies = Policies(database, clock, self.events)
+        self.runs = Runs(database, clock, self.events)
+        self._of_nodes(database, clock)
+        self._of_jobs(clock)
+
+    def _of_nodes(self, database: Database, clock: Clock) -> None:
+        self.nodes = NodeRecords(database, clock)
+        self.tasks = Tasks(database, clock)
+        self.authority = self._authority()
+        told = Told(self.alarms.raise_alarm, self.alarms.clear, self._task_told, self._node_changed)
+        self.hub = Hub(self.nodes, self.tasks, self.authority, self.secrets_of, told, clock)
+        places = (self.storages, self.catalogue)
+        self.asker = Asker(self.hub, self.nodes, self.inventory, places, self.secrets_of, clock)
+
+    def _of_jobs(self, clock: Clock) -> None:
+        self.results = Results(self.catalogue, self.alarms, _Watching(self.watch), clock)
+        freezes = _Freezes(self.watch)
+        planner = Planner(self.inventory, self.storages, self.catalogue, freezes, self.asker)
+        outcomes = _Outcomes(self)
+        outside = Outside(self.hub, outcomes, opens_at)
+        self.outcomes = outcomes
+        self.attempts = Attempts(self.runs, self.tasks, planner, outside, clock)
+        self.admission = Admission(self.runs, self.policies, opens_at, clock)
+        self.scheduled = ScheduledRuns(self.policies, self.runs, self.alarms)
+        self.scheduler = Scheduler(
+            self.database, clock, self.scheduled, self.scheduled, self.scheduled
+        )
+        self.policies.listen(self.scheduler.changed)
+
+    def _authority(self) -> Authority:
+        """Load the certificate authority, or make it on the first start."""
+        try:
+            known = self.vault.get(_AUTHORITY_PASSPHRASE).encode()
+            return Authority.load(self.vault.get(_AUTHORITY).encode(), known, self.clock)
+        except NotFound:
+            made = Authority.create(self.clock)
+            passphrase = os.urandom(32).hex()
+            with self.database.writing() as connection:
+                self.vault.put(_AUTHORITY_PASSPHRASE, passphrase, connection)
+                pem = made.to_pem(passphrase.encode()).decode()
+                self.vault.put(_AUTHORITY, pem, connection)
+            return made
+
+    @property
+    def nodes_at(self) -> Address | None:
+        """Where nodes dial in; None while the server does not listen."""
+        return self.listener.address if self.listener is not None else None
+
+    def revoke_node(self, node: str) -> NodeRow:
+        """Never let a node in again, cut its line at once, and let others do its work.
+
+        Raises:
+            NotFound: there is none.
+        """
+        row = self.nodes.revoke(node)
+        if self.listener is not None:
+            self.listener.drop(row.id, "it was revoked")
+        for task in self.tasks.of_node(row.id):
+            self.tasks.lose(task.id, "node-revoked", f"Node {row.name} was revoked.")
+        return row
+
+    def selected(self, policy: Policy) -> tuple[list[Machine], list[str]]:
+        """Return the machines that a policy selects now, and those it names that are not there."""
+        machines = [
+            Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
+            for row in self.inventory.machines(policy.selection.platform)
+        ]
+        chosen = selecting.selected(policy.selection, machines)
+        return chosen, selecting.missing(policy.selection, machines)
+
+    def next_starts(self, row: PolicyRow, count: int) -> Sequence[dict[str, Any]]:
+        """Return the next starts of a policy."""
+        return scheduling.next_starts(row, self.clock.now(), count)
+
+    def group_of(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Return the resource group that work by hand belongs to: that of its storage.
+
+        Raises:
+            NotFound, UsageError: it names no storage and no point that is known.
+        """
+        name = body.get("storage")
+        if not name:
+            if not body.get("point"):
+                raise UsageError(f"(a run of kind {kind} names a point or a storage)")
+            name = self.catalogue.find(str(body["point"]))[0].storage
+        return self.storages.get(str(name)).resource_group
+
+    def secrets_of(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return secrets by names such as `storage:main`."""
+        found = {}
+        for name, storage in secret_names(names).items():
+            owner = Owner("storage", self.storages.get(storage).id, "passphrase")
+            found[name] = self.vault.get(owner)
+        return found
+
+    def _task_told(self, task: TaskRow, events: Sequence[TaskEvent]) -> None:
+        """Take in what a task told: for its history, for live pages, for people."""
+        rows = [
+            {"task": task.id, "at": each.at, "name": each.name, "body": dict(each.body)}
+            for each in events
+            if each.name != "progress"
+        ]
+        if rows:
+            self.runs.notes(task.run, rows)
+        for each in events:
+            if each.name == "alarm":
+                body = each.body
+                severity = Severity(str(body.get("severity", Severity.ERROR)))
+                code, text = str(body.get("code")), str(body.get("text"))
+                facts = dict(body.get("facts") or {})
+                self.alarms.raise_alarm(code, severity, task.label, text, facts)
+        body = {"run": task.run, "phase": task.phase, "progress": dict(task.progress)}
+        self.events.publish("task", task.id, body)
+
+    def _node_changed(self, node: str, name: str, state: str, why: str) -> None:
+        self.events.publish("node", node, {"name": name, "state": state, "why": why})
+
+
+def opens_at(policy: Policy, now: datetime) -> datetime | None:
+    """Return when the windows of a policy open next; None if one is open now."""
+    zone = ZoneInfo(policy.zone)
+    if windows.is_open(policy.windows, now, zone):
+        return None
+    # Windows that never open: the run waits until somebody mends the policy, or stops it.
+    return windows.opens(policy.windows, now, zone) or now + timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Whoever hears of what runs did."""
+
+    services: Services
+
+    def took(self, run: RunRow, task: TaskRow) -> None:
+        self.services.results.took(run, task)
+
+    def ended(self, run: RunRow) -> None:
+        self.services.results.ended(run)
+        if run.policy is not None:
+            self.services.scheduler.run_ended(run.policy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Freezes:
+    """The freezes of the anomaly watch, as a planner asks for them."""
+
+    watch: AnomalyWatch
+
+    def frozen_chains(self) -> Sequence[str]:
+        return [freeze.chain for freeze in self.watch.freezes()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Watching:
+    """The anomaly watch, as results are told to it."""
+
+    watch: AnomalyWatch
+
+    def saved(self, machine: Mapping[str, Any]) -> None:
+        if machine.get("kind") == "full":
+            return
+        disks = machine.get("disks") or ()
+        read, stored = int(machine.get("bytes_read") or 0), int(machine.get("bytes_stored") or 0)
+        signs = RunSigns(
+            chain=str(machine["chain"]),
+            run=str(machine["point"]),
+            subject=str(machine["name"]),
+            at=str(machine["time"]),
+            size_bytes=sum(int(disk.get("size") or 0) for disk in disks),
+            changed_bytes=read,
+            stored_bytes=stored,
+        )
+        from_text(signs.at)
+        self.watch.observe(signs)
