@@ -1,10 +1,8 @@
 """From local times to moments, where clocks are put forward and back."""
 
 import datetime
-from zoneinfo import ZoneInfo
 
 _SECOND = datetime.timedelta(seconds=1)
-_DAY = datetime.timedelta(days=1)
 _MIDNIGHT = datetime.time()
 
 
@@ -31,15 +29,6 @@ def first(local: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
 def day(date: datetime.date, zone: datetime.tzinfo) -> datetime.datetime:
     """Return the moment at which a local day begins, which is where the one before it ends."""
     return first(datetime.datetime.combine(date, _MIDNIGHT), zone)
-
-
-def date_of(moment: datetime.datetime, zone: ZoneInfo) -> datetime.date:
-    """Return the day that a moment belongs to.
-
-    A day goes on although the clock, put back at midnight, shows the day before once more.
-    """
-    date = moment.astimezone(zone).date()
-    return date + _DAY if moment >= day(date + _DAY, zone) else date
 
 
 def _shown(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
