@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ruchu.api import problems
 from ruchu.clock import Clock, to_text
 from ruchu.control.database.database import Database
-from ruchu.control.server.repeats import REPEATS
+from ruchu.control.repeats.tables import REPEATS
 from ruchu.control.server.services import Services
 
 # Definitions of thousands of machines; nobody sends more.

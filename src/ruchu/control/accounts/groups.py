@@ -134,9 +134,10 @@ class Groups:
         """Return a group.
 
         Raises:
+            InvalidName: no group can have this name.
             NotFound: there is none of this name.
         """
-        select = sa.select(GROUPS).where(GROUPS.c.name == name)
+        select = sa.select(GROUPS).where(GROUPS.c.name == names.group(name))
         with self._database.reading() as connection:
             row = connection.execute(select).one_or_none()
         if row is not None:

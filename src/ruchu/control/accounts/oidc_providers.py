@@ -154,9 +154,10 @@ class Providers:
         """Return a provider.
 
         Raises:
+            InvalidName: no provider can have this name.
             NotFound: there is none of this name.
         """
-        select = sa.select(PROVIDERS).where(PROVIDERS.c.name == name)
+        select = sa.select(PROVIDERS).where(PROVIDERS.c.name == names.group(name))
         with self._database.reading() as connection:
             row = connection.execute(select).one_or_none()
         if row is None:

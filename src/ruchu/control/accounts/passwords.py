@@ -14,6 +14,7 @@ from ruchu.errors import WeakPassword
 # upper limit keeps a request from making us hash a book.
 LENGTH_MIN, LENGTH_MAX = 12, 256
 _DISTINCT_MIN = 5
+_BESIDE_NAME_MIN = 8
 # Sign-ins that are hashed at the same time: each takes 64 MiB.
 _AT_ONCE = 2
 
@@ -44,8 +45,12 @@ _LEET = str.maketrans("013457$@!", "oieastsai")
 
 
 def prepared(password: str) -> str:
-    """Return a password in the one spelling of Unicode that is hashed."""
+    """Return a password in one spelling of Unicode."""
     return unicodedata.normalize("NFKC", password)
+
+
+def _hashed(password: str) -> bytes:
+    return prepared(password).encode(errors="surrogatepass")  # whatever JSON may bring
 
 
 def check(password: str, name: str) -> None:
@@ -72,7 +77,7 @@ def check(password: str, name: str) -> None:
 
 def _without(folded: str, name: str) -> bool:
     """Tell whether little stays of a password without the name."""
-    return len(name) > 2 and name in folded and len(folded.replace(name, "")) < LENGTH_MIN // 2
+    return len(name) > 2 and name in folded and len(folded.replace(name, "")) < _BESIDE_NAME_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ class Hasher:
     def hash(self, password: str) -> str:
         """Return the hash of a password, with its salt and costs."""
         with self._turns:
-            return self._hasher.hash(prepared(password))
+            return self._hasher.hash(_hashed(password))
 
     def verify(self, kept: str | None, password: str) -> bool:
         """Tell whether a password is the one of a hash; as slow without a hash."""
@@ -111,7 +116,7 @@ class Hasher:
             password = ""  # no account has it; the work stays the same
         with self._turns:
             try:
-                self._hasher.verify(kept or self._nobody, prepared(password))
+                self._hasher.verify(kept or self._nobody, _hashed(password))
             except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
                 return False
         return kept is not None

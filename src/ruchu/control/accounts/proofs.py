@@ -42,4 +42,6 @@ def digest(purpose: str, word: str) -> str:
 
 def equal(one: str, other: str) -> bool:
     """Compare two words in a time that tells nothing of where they differ."""
-    return hmac.compare_digest(one.encode(), other.encode())
+    return hmac.compare_digest(
+        one.encode(errors="surrogatepass"), other.encode(errors="surrogatepass")
+    )

@@ -12,7 +12,7 @@ from ruchu.control.accounts.tables import SESSIONS, USERS
 from ruchu.control.audit.trail import Trail
 from ruchu.control.database.database import Database
 from ruchu.errors import NotAuthenticated, NotFound
-from ruchu.model.ids import new_id
+from ruchu.model.ids import is_id, new_id
 from ruchu.model.principals import Principal, Right, Via
 
 # NIST SP 800-63B, level 2: 30 minutes without a request, 12 hours at most.
@@ -96,9 +96,10 @@ class Sessions:
         """End a session; everybody may end their own.
 
         Raises:
-            NotFound: there is none of this id.
-            Forbidden: it is another's, and they may not.
+            NotFound: there is none of this id, or it is another's, and they may not.
         """
+        if not is_id(session):
+            raise NotFound("(the session)")
         with self._trail.writing() as recording:
             select = sa.select(SESSIONS.c.user, USERS.c.name).join(USERS)
             row = recording.connection.execute(select.where(SESSIONS.c.id == session)).one_or_none()

@@ -13,7 +13,7 @@ from ruchu.control.accounts.tables import TOKENS, USERS
 from ruchu.control.audit.trail import Trail
 from ruchu.control.database.database import Database
 from ruchu.errors import AlreadyExists, Forbidden, NotAuthenticated, NotFound, UsageError
-from ruchu.model.ids import new_id
+from ruchu.model.ids import is_id, new_id
 from ruchu.model.principals import ALL_GROUPS, Limits, Principal, Right, Via
 
 # What every token begins with, so that a scanner of source code finds one that got lost.
@@ -141,6 +141,8 @@ class Tokens:
         Raises:
             NotFound: there is none of this id.
         """
+        if not is_id(token):
+            raise NotFound("(the token)")
         with self._trail.writing() as recording:
             connection = recording.connection
             row = connection.execute(sa.select(TOKENS).where(TOKENS.c.id == token)).one_or_none()

@@ -12,8 +12,8 @@ from ruchu.control.accounts.tables import IDENTITIES, USERS
 from ruchu.control.audit.trail import Recording, Trail
 from ruchu.control.database.database import Database
 from ruchu.control.vault.vault import Vault
-from ruchu.errors import AlreadyExists, Forbidden, NotFound
-from ruchu.model.ids import new_id
+from ruchu.errors import AlreadyExists, Forbidden, InvalidName, NotFound
+from ruchu.model.ids import is_id, new_id
 from ruchu.model.principals import Grants, Principal, Right
 
 # A directory of the people who work with one server; more belong into an identity provider.
@@ -123,7 +123,10 @@ class Users:
 
     def find(self, name: str) -> User | None:
         """Return the account of a name."""
-        select = sa.select(USERS).where(USERS.c.name == name.strip().lower())
+        try:
+            select = sa.select(USERS).where(USERS.c.name == names.user(name))
+        except InvalidName:
+            return None
         with self._database.reading() as connection:
             found = connection.execute(select).one_or_none()
             return None if found is None else _read(connection, [found])[0]
@@ -276,7 +279,8 @@ def row(connection: sa.Connection, user: str) -> sa.Row[tuple[Any, ...]]:
     Raises:
         NotFound: there is none of this id.
     """
-    found = connection.execute(sa.select(USERS).where(USERS.c.id == user)).one_or_none()
+    select = sa.select(USERS).where(USERS.c.id == user)
+    found = connection.execute(select).one_or_none() if is_id(user) else None
     if found is None:
         raise NotFound("(the account)")
     return found

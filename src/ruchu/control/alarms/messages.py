@@ -115,8 +115,9 @@ def title(message: Message, language: str) -> str:
     if message.is_digest:
         return f"{mark} {word['digest'].format(count=len(message.items))}"
     item = message.items[0]
-    state = "" if item.reason is Reason.RAISED else f" ({word[_state(item)]})"
-    return f"{mark} {_headline(item, language)}{state}"
+    state = _state(item)
+    told = "" if state == Reason.RAISED else f" ({word[state]})"
+    return f"{mark} {_headline(item, language)}{told}"
 
 
 def text(message: Message, language: str) -> str:

@@ -145,7 +145,7 @@ def _form_digest(connection: sa.Connection, channel: str, now: datetime.datetime
         DELIVERIES.c.state == DeliveryState.HELD,
         DELIVERIES.c.due <= to_text(now),
     )
-    query = sa.select(DELIVERIES.c.id).where(*held).order_by(DELIVERIES.c.created_at)
+    query = sa.select(DELIVERIES.c.id).where(*held).order_by(DELIVERIES.c.number)
     numbers = list(connection.execute(query.limit(DIGEST_MAX)).scalars())
     if numbers:
         change = DELIVERIES.update().where(DELIVERIES.c.id.in_(numbers))
@@ -203,13 +203,13 @@ def _next_rows(
 ) -> Sequence[sa.Row[Any]]:
     """Return the rows of the next message: critical ones and those tried least come first."""
     waiting = (DELIVERIES.c.channel == channel, DELIVERIES.c.state == DeliveryState.WAITING)
-    order = (DELIVERIES.c.attempts, DELIVERIES.c.critical.desc(), DELIVERIES.c.created_at)
+    order = (DELIVERIES.c.attempts, DELIVERIES.c.critical.desc(), DELIVERIES.c.number)
     first = sa.select(DELIVERIES.c.message).where(*waiting, DELIVERIES.c.due <= to_text(now))
     message = connection.execute(first.order_by(*order).limit(1)).scalar_one_or_none()
     if message is None:
         return []
     query = sa.select(DELIVERIES).where(*waiting, DELIVERIES.c.message == message)
-    return connection.execute(query.order_by(DELIVERIES.c.created_at, DELIVERIES.c.id)).all()
+    return connection.execute(query.order_by(DELIVERIES.c.number)).all()
 
 
 def _claimed(
@@ -223,8 +223,9 @@ def _claimed(
     numbers = [row.id for row in rows]
     query = sa.select(DELIVERIES).where(DELIVERIES.c.id.in_(numbers))
     connection.execute(DELIVERIES.update().where(DELIVERIES.c.id.in_(numbers)).values(values))
-    order = (DELIVERIES.c.created_at, DELIVERIES.c.id)
-    deliveries = [service.delivery(row) for row in connection.execute(query.order_by(*order))]
+    deliveries = [
+        service.delivery(row) for row in connection.execute(query.order_by(DELIVERIES.c.number))
+    ]
     alarms = service.by_ids(connection, [each.alarm for each in deliveries])
     return Job(definition, rows[0].message, deliveries, alarms)
 

@@ -179,9 +179,8 @@ class AlarmService:
     def deliveries(self, alarm: str) -> Sequence[Delivery]:
         """Return what was sent of an alarm and what has to be, the oldest first."""
         query = sa.select(DELIVERIES).where(DELIVERIES.c.alarm == alarm)
-        order = (DELIVERIES.c.created_at, DELIVERIES.c.channel)
         with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(*order).limit(LIST_MAX)).all()
+            rows = connection.execute(query.order_by(DELIVERIES.c.number).limit(LIST_MAX)).all()
         return [delivery(row) for row in rows]
 
     def tell(self, name: str, alarm: Alarm) -> None:

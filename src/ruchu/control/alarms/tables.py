@@ -83,7 +83,8 @@ CHANNELS = sa.Table(
 DELIVERIES = sa.Table(
     "alarm_deliveries",
     METADATA,
-    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
     _alarm(),
     sa.Column("channel", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -98,4 +99,5 @@ DELIVERIES = sa.Table(
     sa.Column("sent_at", sa.Text),
     sa.Index("ix_alarm_deliveries_state_due", "state", "due"),
     sa.Index("ix_alarm_deliveries_channel_sent_at", "channel", "sent_at"),
+    sqlite_autoincrement=True,
 )

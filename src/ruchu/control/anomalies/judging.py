@@ -35,7 +35,7 @@ RUNS_RECENT = 60
 # As far as the caller has to look back: two months of hourly runs.
 RUNS_MAX = 1_500
 # How many standard deviations are no accident. By MAD, so that outliers do not hide outliers.
-JUMP_Z, WEEK_Z = 4.5, 3.0
+JUMP_Z = 4.5
 # No machine is steadier than that: a change by the factor 1.4, in logarithms.
 SPREAD_MIN = 0.35
 # Under the triple of what is usual nothing is a jump, however steady the machine was.
@@ -46,7 +46,10 @@ FLOOR_BYTES = 1 << 20
 WEEK_HOURS, WEEK_RUNS_MIN = 2.0, 3
 # What does not compress to less than this is encrypted, or packed already.
 DENSE = 0.90
-DENSE_SHIFT = 0.10
+# A smaller jump counts if the data is dense as well: two accidents at once are rare.
+DENSE_Z, DENSE_FACTOR, SHIFT_Z = 1.5, 1.5, 4.0
+# Ratios of a machine never lie closer together than that.
+DENSE_SPREAD_MIN = 0.02
 ENTROPY_HIGH, ENTROPY_SHIFT = 7.9, 0.3
 # In a chain that never compresses: this share of the disk at once.
 BLIND_SHARE = 0.20
@@ -72,47 +75,55 @@ def judge(past: Sequence[Past], run: RunSigns) -> Verdict:
     recent = usual[-RUNS_RECENT:]
     if len(recent) < RUNS_MIN:
         return Verdict(Level.LEARNING)
-    jump = _jump(recent, usual, run)
-    dense = _dense(recent, run) if jump else ""
+    measure = _measure(recent, usual, run)
+    jump = _jump(measure, run)
+    dense = _dense(recent, measure, run)
     files = _files(recent, run)
     slow = _slow(past, run)
     reasons = tuple(filter(None, (jump, dense, files, slow)))
-    if slow or (jump and (dense or files)):
+    if dense or slow or (jump and files):
         return Verdict(Level.SUSPICIOUS, reasons)
     return Verdict(Level.UNUSUAL if reasons else Level.NORMAL, reasons)
 
 
-def _jump(recent: Sequence[RunSigns], usual: Sequence[RunSigns], run: RunSigns) -> str:
-    value = _log_changed(run)
-    overall = _usual([_log_changed(each) for each in recent], SPREAD_MIN)
-    normally = math.exp(overall.middle)
-    if overall.z(value) < JUMP_Z or run.changed_bytes < JUMP_FACTOR * normally:
+def _measure(
+    recent: Sequence[RunSigns], usual: Sequence[RunSigns], run: RunSigns
+) -> Sequence[RunSigns]:
+    """Return what a run is compared with: the recent ones, or those at this time of the week.
+
+    The latter if they change more: what is done every Sunday is no surprise on a Sunday.
+    """
+    same_time = [each for each in usual if _same_time_of_week(each, run)][-RUNS_RECENT:]
+    if len(same_time) < WEEK_RUNS_MIN or _changed(same_time) <= _changed(recent):
+        return recent
+    return same_time
+
+
+def _jump(measure: Sequence[RunSigns], run: RunSigns) -> str:
+    if not _rose(measure, run, JUMP_Z, JUMP_FACTOR):
         return ""
-    same_time = [each for each in usual if _same_time_of_week(each, run)]
-    if len(same_time) >= WEEK_RUNS_MIN:
-        week = _usual([_log_changed(each) for each in same_time], SPREAD_MIN)
-        if week.z(value) < WEEK_Z:
-            return ""
-    changed, before = units.format_size(run.changed_bytes), units.format_size(int(normally))
-    return f"{changed} changed, usually {before}"
+    changed, before = run.changed_bytes, int(_changed(measure))
+    return f"{units.format_size(changed)} changed, usually {units.format_size(before)}"
 
 
-def _dense(recent: Sequence[RunSigns], run: RunSigns) -> str:
-    """Look whether what was changed beyond the usual does not compress."""
+def _dense(recent: Sequence[RunSigns], measure: Sequence[RunSigns], run: RunSigns) -> str:
+    """Look whether more changed than usual, and what is beyond the usual does not compress."""
     density = run.density
     known = [each.density for each in recent if each.density is not None]
     if density is None or len(known) < RUNS_MIN:
         return ""
-    before = statistics.median(known)
-    if before >= DENSE:
-        return _blind(run)
+    if not _rose(measure, run, DENSE_Z, DENSE_FACTOR):
+        return ""
+    before = _usual(known, DENSE_SPREAD_MIN)
+    if before.middle >= DENSE:
+        return _blind(run) if _rose(measure, run, JUMP_Z, JUMP_FACTOR) else ""
     if _entropy_rose(recent, run):
         return f"the new data has {run.entropy:.2f} bits in a byte"
-    more = run.changed_bytes - statistics.median(each.changed_bytes for each in recent)
-    dense_more = run.dense_bytes - statistics.median(each.dense_bytes for each in recent)
-    if density - before < DENSE_SHIFT or more <= 0 or dense_more / more < DENSE:
+    more = run.changed_bytes - _changed(measure)
+    dense_more = run.dense_bytes - statistics.median(each.dense_bytes for each in measure)
+    if before.z(density) < SHIFT_Z or dense_more < DENSE * more:
         return ""
-    return f"it compresses to {density:.0%}, usually to {before:.0%}"
+    return f"it compresses to {density:.0%}, usually to {before.middle:.0%}"
 
 
 def _blind(run: RunSigns) -> str:
@@ -171,6 +182,15 @@ def _slow(past: Sequence[Past], run: RunSigns) -> str:
         return ""
     worse = median(each.signs.density or 0.0 for each in window)
     return f"{len(hits)} of {SLOW_WINDOW} runs compress to {worse:.0%}, before to {level:.0%}"
+
+
+def _rose(measure: Sequence[RunSigns], run: RunSigns, z: float, factor: float) -> bool:
+    usual = _usual([_log_changed(each) for each in measure], SPREAD_MIN)
+    return usual.z(_log_changed(run)) >= z and run.changed_bytes >= factor * _changed(measure)
+
+
+def _changed(runs: Sequence[RunSigns]) -> float:
+    return statistics.median(each.changed_bytes for each in runs)
 
 
 def _same_time_of_week(one: RunSigns, other: RunSigns) -> bool:

@@ -18,7 +18,7 @@ from ruchu.control.approvals.tables import APPROVAL_SETTINGS, APPROVALS
 from ruchu.control.audit.trail import DONE, FAILED, REFUSED, REQUESTED, Recording, Trail
 from ruchu.control.database.database import Database
 from ruchu.errors import Forbidden, NeedsApproval, NotFound, RuchuError, Stale, TooMany, UsageError
-from ruchu.model.ids import new_id
+from ruchu.model.ids import is_id, new_id
 from ruchu.model.principals import Principal, Right
 
 # A weekend: who decides on Monday, decides on what was true on Friday.
@@ -200,7 +200,7 @@ class Approvals:
                 by.demand_person()
             state = State.WITHDRAWN if own else State.REFUSED
             self._decide(recording.connection, request, state, by, remark)
-            facts = {"request": request, "digest": row.digest, "remark": remark[:_REMARK_MAX]}
+            facts = {"request": request, "digest": row.digest, "remark": _one_line(remark)}
             recording.record(by.actor, f"approval.{state}", act.subject, facts=facts)
 
     def get(self, request: str) -> Request:
@@ -319,7 +319,7 @@ class Approvals:
             "decider": by.user,
             "decider_name": by.name,
             "decided": to_text(self._clock.now()),
-            "remark": remark[:_REMARK_MAX],
+            "remark": _one_line(remark),
         }
         connection.execute(APPROVALS.update().where(APPROVALS.c.id == request).values(values))
 
@@ -374,6 +374,10 @@ class Approvals:
             self._running.discard(request)
 
 
+def _one_line(remark: str) -> str:
+    return "".join(filter(str.isprintable, remark))[:_REMARK_MAX]
+
+
 def _setting() -> sa.ColumnElement[bool]:
     return APPROVAL_SETTINGS.c.name == _FOUR_EYES
 
@@ -385,7 +389,7 @@ def _is_on(connection: sa.Connection) -> bool:
 
 def _row(connection: sa.Connection, request: str) -> sa.Row[Any]:
     select = sa.select(APPROVALS).where(APPROVALS.c.id == request)
-    row = connection.execute(select).one_or_none()
+    row = connection.execute(select).one_or_none() if is_id(request) else None
     if row is None:
         raise NotFound("(the request)")
     return row

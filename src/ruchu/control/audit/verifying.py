@@ -12,7 +12,7 @@ from ruchu.control.audit.anchors import Anchor, AnchorFile
 from ruchu.control.audit.records import Record
 from ruchu.control.audit.tables import AUDIT_RECORDS
 from ruchu.control.database.database import Database
-from ruchu.errors import AuditBroken
+from ruchu.errors import AuditBroken, DatabaseUnusable
 
 # Records read at a time: few megabytes, and few queries.
 _PAGE = 1_000
@@ -57,6 +57,7 @@ def verify(database: Database, anchor_file: AnchorFile | None = None) -> Verdict
 
     Raises:
         ControlError: the file of anchors cannot be read.
+        DatabaseUnusable: it is no database of a server.
     """
     try:
         # Read first: the chain may grow meanwhile, and then knows more than the anchors.
@@ -67,6 +68,8 @@ def verify(database: Database, anchor_file: AnchorFile | None = None) -> Verdict
     head = Anchor(0, records.FIRST, "")
     count = 0
     with database.reading() as connection:
+        if not sa.inspect(connection).has_table(AUDIT_RECORDS.name):
+            raise DatabaseUnusable("(there is no audit trail in it)")
         for record, previous, stored in _rows(connection):
             count += 1
             reason = _fault(record, previous, stored, head)

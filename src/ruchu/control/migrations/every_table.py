@@ -11,9 +11,9 @@ from ruchu.control.inventory import tables as _inventory
 from ruchu.control.jobs import tables as _jobs
 from ruchu.control.nodes import tables as _nodes
 from ruchu.control.policies import tables as _policies
+from ruchu.control.repeats import tables as _repeats
 from ruchu.control.reports import tables as _reports
 from ruchu.control.schedules import tables as _schedules
-from ruchu.control.server import repeats as _repeats
 from ruchu.control.storages import tables as _storages
 from ruchu.control.vault import tables as _vault
 

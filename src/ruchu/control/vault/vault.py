@@ -25,8 +25,10 @@ _NONCE_BYTES = 12
 VALUE_BYTES_MAX = 64 << 10
 # Sealed anew in one transaction: milliseconds, so that nobody waits.
 _ROTATED_AT_ONCE = 100
+# SQLSTATE of PostgreSQL: "could not serialize access".
+_SERIALIZATION_FAILURE = "40001"
 # A secret that is put under the old key at the same moment costs one more round.
-_ROTATION_ATTEMPTS = 10
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,18 @@ class Vault:
         plain = value.encode()
         if len(plain) > VALUE_BYTES_MAX:
             raise UsageError(f"(the secret {owner.field} is too large)")
-        if connection is None:
-            with self._database.writing() as own:
-                self._replace(own, owner, plain)
-        else:
+        if connection is not None:
             self._replace(connection, owner, plain)
+            return
+        for attempt in itertools.count(1):
+            try:
+                with self._database.writing() as own:
+                    self._replace(own, owner, plain)
+            except Stale:
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                return
 
     def get(self, owner: Owner, connection: sa.Connection | None = None) -> str:
         """Return a secret.
@@ -154,12 +163,12 @@ class Vault:
         # Durable first: from here on rows may need it.
         together = Keyring((fresh, *self._keyring.keys))
         self._source.save(together)
-        self._keyring = together
         self._remember(fresh)
+        self._keyring = together
         # The database forgets first: it must never know a key that is nowhere.
         attempts = itertools.count(1)
         while not self._forget_others(fresh):
-            if next(attempts) > _ROTATION_ATTEMPTS:
+            if next(attempts) > _ATTEMPTS:
                 raise Stale("(secrets change all the time)")
         alone = Keyring((fresh,))
         self._source.save(alone)
@@ -168,12 +177,14 @@ class Vault:
 
     def _forget_others(self, key: ServerKey) -> bool:
         """Seal everything anew; tell whether no row came in under an old key meanwhile."""
-        self.reseal()
         try:
+            self.reseal()
             with self._database.writing() as connection:
                 connection.execute(VAULT_KEYS.delete().where(VAULT_KEYS.c.key_id != key.id))
-        except sa.exc.DBAPIError:
-            return False  # the foreign key: a secret that was being put under an old one
+        except sa.exc.DBAPIError as error:
+            if not _is_collision(error):
+                raise
+            return False  # a secret was being put at the same moment
         return True
 
     def reseal(self) -> int:
@@ -225,7 +236,9 @@ class Vault:
         connection.execute(VAULT_SECRETS.delete().where(owner.condition()))
         try:
             connection.execute(VAULT_SECRETS.insert().values(row | self._sealed(owner, plain)))
-        except sa.exc.IntegrityError:
+        except sa.exc.DBAPIError as error:
+            if not _is_collision(error):
+                raise
             raise Stale("(the key of the server)", hint="Do it again.") from None
 
     def _delete(self, condition: sa.ColumnElement[bool], connection: sa.Connection | None) -> bool:
@@ -245,3 +258,9 @@ class Vault:
             if connection.execute(select).one_or_none() is None:
                 row = {"key_id": key.id, "since": to_text(self._clock.now())}
                 connection.execute(VAULT_KEYS.insert().values(row))
+
+
+def _is_collision(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether somebody else was faster: a key that is gone, a row that was changed."""
+    state = getattr(error.orig, "sqlstate", None)
+    return isinstance(error, sa.exc.IntegrityError) or state == _SERIALIZATION_FAILURE

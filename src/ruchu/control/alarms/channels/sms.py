@@ -9,7 +9,7 @@ import secrets as randomness
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ruchu.control.alarms import codes, messages
 from ruchu.control.alarms.channels import http, signing, webhook
@@ -60,7 +60,7 @@ class SmsTemplate:
         self.url = Template(address, Place.URL)
         self.query = _templates(settings.get("query", {}), Place.PLAIN)
         self.headers = _templates(settings.get("headers", {}), Place.HEADER)
-        self.form = _templates(settings.get("form", {}), Place.FORM)
+        self.form = _templates(settings.get("form", {}), Place.PLAIN)
         self.body = Template(str(settings.get("body", "")), Place.JSON)
         self.success = [_expected(each) for each in settings.get("success", [])]
         if settings.get("form") and settings.get("body"):
@@ -78,11 +78,9 @@ class SmsTemplate:
         if query:
             url += ("&" if "?" in url else "?") + urlencode(query)
         if self.form:
-            pairs = [
-                f"{quote_plus(name)}={each.render(values)}" for name, each in self.form.items()
-            ]
+            form = {name: each.render(values) for name, each in self.form.items()}
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-            return Request(self.method, url, headers, "&".join(pairs).encode())
+            return Request(self.method, url, headers, urlencode(form).encode())
         body = self.body.render(values)
         if body:
             _check_json(body)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 from ruchu.errors import UsageError
 
@@ -38,7 +38,6 @@ class Place(enum.Enum):
     URL = enum.auto()
     HEADER = enum.auto()
     JSON = enum.auto()
-    FORM = enum.auto()
     PLAIN = enum.auto()  # a value of a parameter, which is encoded as a whole later
 
 
@@ -154,8 +153,6 @@ def _escaped(text: str, place: Place) -> str:
     match place:
         case Place.URL:
             return quote(text, safe="")
-        case Place.FORM:
-            return quote_plus(text)
         case Place.JSON:
             return _json(text)
         case Place.HEADER:

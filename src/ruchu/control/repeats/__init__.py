@@ -1,0 +1,1 @@
+"""Requests that a program may send twice, and how the first of them was answered."""
