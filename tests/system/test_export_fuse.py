@@ -18,6 +18,7 @@ from ruchu.exports.fuse import mounting
 from ruchu.exports.fuse.mounting import mounted, serve
 from ruchu.exports.fuse.tree import RawDisk, Tree
 from ruchu.guests import ext
+from ruchu.guests.named import NamedFiles
 from ruchu.testing.memory_disk import MemoryDisk
 
 pytestmark = pytest.mark.system
@@ -196,6 +197,67 @@ def test_damage_is_an_error_and_told(place):
         disk.error = None
         assert (place / "vda.raw").read_bytes() == disk.content
     assert told == ["/vda.raw: Damaged backup data: pack 17 at 4096"]
+
+
+class Torn:
+    """An ext4 of which a node is not there, and the directory `many` ends early."""
+
+    def __init__(self, system, many, gone):
+        self.system, self.many, self.gone = system, many, gone
+
+    def __getattr__(self, name):
+        return getattr(self.system, name)
+
+    def stat(self, node):
+        if node == self.gone:
+            raise errors.NotFound(f"(inode {node})")
+        return self.system.stat(node)
+
+    def entries(self, node):
+        for number, entry in enumerate(self.system.entries(node)):
+            if node == self.many and number == COUNT // 2:
+                raise errors.GuestDamaged("a block of a directory")
+            yield entry
+
+
+# More names than the kernel takes at once.
+COUNT = 6000
+
+
+def test_of_what_is_damaged_the_rest_is_shown_and_no_program_takes_it_for_whole(
+    tmp_path, source, place
+):
+    many = source / "many"
+    many.mkdir()
+    (source / "gone").write_bytes(b"gone")
+    for number in range(COUNT):
+        (many / f"a name that takes some room {number}").touch()
+    image = tmp_path / "image"
+    command = ["mke2fs", "-q", "-t", "ext4", "-N", "8000", "-d", str(source), str(image), "64M"]
+    commands.run(command, timeout_s=60)
+    told = []
+    with FileReader(image) as device:
+        system = ext.open_file_system(device)
+        nodes = {entry.name: entry.node for entry in system.entries(system.root)}
+        torn = NamedFiles(Torn(system, nodes[b"many"], nodes[b"gone"]))
+        with mounted(place, Tree([], {"v": torn}), report=told.append):
+            top = place / "volumes" / "v"
+            assert "gone" in os.listdir(top)
+            assert (top / "relative").read_bytes() == CONTENT
+            with pytest.raises(OSError, match="Input/output"):
+                (top / "gone").stat()
+            listed = commands.run(["ls", "-U", str(top / "many")], timeout_s=60, check=False)
+            assert listed.status == 2
+            names = listed.stdout.split(b"\n")[:-1]
+            assert len(set(names)) == len(names) == COUNT // 2
+            assert (top / "many" / os.fsdecode(names[-1])).stat().st_size == 0
+            copied = tmp_path / "copied"
+            done = commands.run(["cp", "-r", str(top), str(copied)], timeout_s=60, check=False)
+            assert done.status == 1
+            assert (copied / "directory/file").read_bytes() == CONTENT
+    assert sorted(text.partition(":")[0] for text in told) == [
+        "/volumes/v/gone", "/volumes/v/many"
+    ]  # fmt: skip
 
 
 def test_the_mount_ends_while_it_is_used(place, base):

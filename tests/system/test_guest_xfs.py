@@ -406,7 +406,7 @@ def test_a_frozen_one_is_understood_and_a_live_one_is_not(tmp_path, rng):
     copy = tmp_path / "copy.img"
     copied(frozen, taken.used, copy)
     system = opened(copy)
-    assert "missing" in system.facts.notes[0]
+    assert "replayed" in system.facts.notes[0]
     for name, data in wanted.items():
         node = found(system, name)
         assert our_data(system, node, system.stat(node).size) == data
