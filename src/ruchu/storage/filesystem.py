@@ -291,7 +291,13 @@ def _flags(file: int) -> int:
 
 
 def _change_flags(handle: int, mask: int, value: int) -> None:
-    fcntl.ioctl(handle, _SET_FLAGS, _FLAGS.pack(_flags(handle) & ~mask | value))
+    old = _flags(handle)
+    new = old & ~mask | value
+    if old & new & _IMMUTABLE and old != new:
+        # What is immutable and stays so may change in nothing else: append-only in between.
+        fcntl.ioctl(handle, _SET_FLAGS, _FLAGS.pack(new & ~_IMMUTABLE | _APPEND))
+    if old != new:
+        fcntl.ioctl(handle, _SET_FLAGS, _FLAGS.pack(new))
 
 
 def _seal_of(handle: int) -> int:

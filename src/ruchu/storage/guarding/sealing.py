@@ -1,10 +1,10 @@
 """A file system whose finished objects are sealed: the kernel refuses to change or remove them.
 
 The seal of an object is the immutable flag together with the append-only flag; the immutable flag
-alone is what a lock sets (`Storage.protect`), so the two can be told apart, and both steps from one
-to the other are a single call. A directory that holds directories is append-only: entries can be
-made in it, none renamed or removed. Directories that hold objects only carry no flag: each of
-their entries is sealed by itself, and objects come and go there by rename and unlink as ever.
+alone is what a lock sets (`Storage.protect`), so the two can be told apart. A directory that holds
+directories is append-only: entries can be made in it, none renamed or removed. Directories that
+hold objects only carry no flag: each of their entries is sealed by itself, and objects come and go
+there by rename and unlink as ever.
 
 A storage is sealed if its top is append-only. Whoever else writes to it has to lift the flags
 first. Ruchu lifts those of the one object that it removes, and of its directory for that moment.
@@ -110,7 +110,8 @@ class SealingFileSystem:
             self._inner.unlink(directory, name)
             return
         with self._lock, self._file(directory, name) as file:
-            sealed = self._has_seal(file)
+            # What a process left half sealed counts as sealed.
+            sealed = not self._inner.is_immutable(file)
             if sealed:
                 self._inner.set_sealed(file, sealed=False)
             try:

@@ -177,8 +177,10 @@ class Watch:
 
     def _program(self, pid: int) -> Program:
         """Describe a process; as it was when it opened something if it is gone by now."""
-        found = processes.look(pid)
-        return found if found.started else self._who_was(pid) or found
+        found, known = processes.look(pid), self._who_was(pid)
+        # One that is ending has its start still, and neither command line nor file any more.
+        is_known = known is not None and found.started in {0, known.started}
+        return known if known is not None and is_known else found
 
     def _tell_change(self, name: str, mask: int, program: Program) -> None:
         verb = next(verb for bits, verb in _VERBS if mask & bits)

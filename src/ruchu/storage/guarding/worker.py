@@ -1,6 +1,7 @@
 """The process in which a guard runs: started by `supervising`, ends with it."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -38,6 +39,10 @@ def run(settings: Settings, told: Connection, beats: Connection, orders: Connect
         _send(told, READY, facts)
         while not orders.poll():
             guard.tick()
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            # Who forwards alarms is gone; what is left is the log.
+            _log(f"the guard of {settings.root} ends without its supervisor")
     finally:
         guard.close()
 
@@ -57,9 +62,11 @@ def _send(told: Connection, kind: str, value: Any) -> None:
     try:
         told.send((kind, value))
     except OSError:
-        # The supervisor is gone, and with it whoever forwards alarms: what is left is the log.
-        text = value.text if isinstance(value, Report) else str(value)
-        print(f"ruchu guard, without its supervisor: {text}", file=sys.stderr)  # noqa: T201
+        _log(value.text if isinstance(value, Report) else str(value))
+
+
+def _log(text: str) -> None:
+    print(f"ruchu guard: {text}", file=sys.stderr)  # noqa: T201 - the log of a service
 
 
 def died(root: str, why: str, code: str) -> Report:
