@@ -163,7 +163,7 @@ def measure(kind, nodes, path, size):
     target = Target(
         Address("127.0.0.1", near.recv()),
         authority.streams_name(listening.node),
-        contexts.for_client(dialling.authority, Issued(dialling.client, dialling.key)),
+        contexts.for_streams(dialling.authority, Issued(dialling.client, dialling.key)),
     )
     here, there = fork.Pipe()
     dials = {

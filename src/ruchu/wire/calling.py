@@ -34,6 +34,19 @@ class Address:
         return f"{host}:{self.port}"
 
 
+def dial(address: Address, limit_s: float) -> socket.socket:
+    """Connect.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    plain = socket.create_connection((address.host, address.port), limit_s)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option, level, value in KEEPALIVE:
+        plain.setsockopt(level, option, value)
+    return plain
+
+
 class Connection(http.client.HTTPConnection):
     """A connection to whoever can prove to be `name`, wherever it is."""
 
@@ -43,14 +56,12 @@ class Connection(http.client.HTTPConnection):
         super().__init__(address.host, address.port, timeout=limit_s)
         self._context = context
         self._name = name
+        self._limit_s = limit_s
 
     def connect(self) -> None:
         """Connect, and see who answers."""
-        plain = socket.create_connection((self.host, self.port), self.timeout)
+        plain = dial(Address(self.host, self.port), self._limit_s)
         try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for option, level, value in KEEPALIVE:
-                plain.setsockopt(level, option, value)
             self.sock = self._context.wrap_socket(plain, server_hostname=self._name)
         except BaseException:
             plain.close()

@@ -14,6 +14,8 @@ from ruchu.wire.authority import Issued
 
 # Refuses certificates that are almost right, too: missing key identifiers, usages that differ.
 _STRICT: Final = ssl.VERIFY_X509_STRICT
+STREAM_PROTOCOL: Final = "ruchu-stream/1"
+"""What a dialler asks for in the handshake (ALPN) so that it gets a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ def for_server(issued: Issued, authority: str) -> ssl.SSLContext:
     # Nobody is known from before: each connection shows its certificate, so that one that was
     # revoked or has expired ends with it.
     context.num_tickets = 0
+    context.set_alpn_protocols([STREAM_PROTOCOL, "http/1.1"])
     load(context, issued)
     return context
 
@@ -48,6 +51,17 @@ def for_client(authority: str, issued: Issued | None = None) -> ssl.SSLContext:
     context = _context(ssl.PROTOCOL_TLS_CLIENT, authority)
     if issued is not None:
         load(context, issued)
+    return context
+
+
+def for_streams(authority: str, issued: Issued) -> ssl.SSLContext:
+    """Return the context of one who dials for a bulk stream.
+
+    Raises:
+        WireError: key, certificate and authority are not right.
+    """
+    context = for_client(authority, issued)
+    context.set_alpn_protocols([STREAM_PROTOCOL])
     return context
 
 

@@ -20,7 +20,7 @@ from ruchu.clock import Clock
 from ruchu.errors import NodeAway, ProtocolViolation, Refused
 from ruchu.model.tasks import Severity
 from ruchu.wire import authority as authorities
-from ruchu.wire import contexts, enrolment, messages, port, stream_serving
+from ruchu.wire import contexts, enrolment, messages, port
 from ruchu.wire.authority import Authority, Certificates
 from ruchu.wire.calling import Address
 from ruchu.wire.channel import Channels
@@ -111,7 +111,7 @@ class Listener:
         limits = limits or Limits()
         self._port = Port(listen, self._context, self._answer, limits, clock, side.alarm)
         self._channels = Channels(self._port, side)
-        self._streams = StreamService(self._port, self.desk)
+        self._port.serve_streams(StreamService(self._port, self.desk, self._admit_now).serve)
         self._answers: dict[tuple[str, str], Handler] = {
             ("GET", "/authority"): self._tell_authority,
             ("POST", "/enrol"): self._enrol,
@@ -126,7 +126,6 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         self._port.close()
-        self._streams.close()
 
     @property
     def address(self) -> Address:
@@ -169,10 +168,6 @@ class Listener:
 
     async def _answer(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
         path = request.rel_url.raw_path
-        if path.startswith(stream_serving.PATH):
-            peer = await self._admit(visit)
-            stream = path.removeprefix(stream_serving.PATH)
-            return await self._streams.serve(request, visit, peer, stream)
         answer = self._answers.get((request.method, path))
         if answer is None:
             self._port.report("wire-request", visit, f"{visit.host} asks for what is not here.")
@@ -186,15 +181,19 @@ class Listener:
         return await self._channels.serve(request, visit, await self._admit(visit))
 
     async def _admit(self, visit: Visit) -> Peer:
+        await self._port.run(self._admit_now, visit)
+        assert visit.peer is not None
+        return visit.peer
+
+    def _admit_now(self, visit: Visit) -> None:
         if visit.peer is None:
             text = f"{visit.host} came without the certificate of a node."
-            self._port.report("wire-certificate", visit, text)
+            self._port.tell("wire-certificate", visit, text)
             raise Refused("(no certificate was shown)")
-        if not await self._port.run(self._side.admitted, visit.peer.node, visit.peer.serial):
+        if not self._side.admitted(visit.peer.node, visit.peer.serial):
             text = f"{visit.host} came with a certificate that was revoked."
-            self._port.report("wire-revoked", visit, text)
+            self._port.tell("wire-revoked", visit, text)
             raise Refused("(this node was removed from the server)")
-        return visit.peer
 
     async def _enrol(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
         if not self._port.gate.may_enrol(visit.counted):

@@ -4,7 +4,6 @@ A message is one text frame: a JSON object with `type`. Unknown fields are ignor
 release may add some; an unknown type, a missing field or a wrong one is a violation.
 """
 
-import datetime
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +11,15 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, NoReturn, get_args
 
 from ruchu.errors import ProtocolViolation, Refused
-from ruchu.model import ids
 from ruchu.model.tasks import Ending, Order, Outcome, Severity, TaskEvent
+from ruchu.wire import message_fields as take
+from ruchu.wire.message_fields import Fields, WrongField
 
 VERSIONS: Final = (1,)
 """Versions of the protocol that this release speaks: its own, and that of the release before."""
 
 # The longest answer is the list of the machines of a platform: 10,000 of them at 500 bytes.
 FRAME_BYTES_MAX: Final = 8 << 20
-# Ids of things, codes, names of kinds; people do not type longer ones.
-NAME_LENGTH_MAX: Final = 255
 # What an alarm or a refusal says to a person.
 TEXT_LENGTH_MAX: Final = 16 << 10
 # A node collects what its tasks tell for a second or so; the rest goes into the next message.
@@ -31,9 +29,6 @@ TASKS_MAX: Final = 10_000
 VERSIONS_MAX: Final = 64
 # Documents are a few levels deep. What is deeper was made to exhaust somebody's stack.
 DEPTH_MAX: Final = 32
-# Whole numbers up to here are the same in every language and database.
-COUNT_MAX: Final = 2**53 - 1
-HEARTBEAT_S_MAX: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,18 +250,11 @@ def decode(text: str) -> Message:
     kind = document.get("type")
     read = _READERS.get(kind) if isinstance(kind, str) else None
     if read is None:
-        raise ProtocolViolation(f"(unknown type {str(kind)[:NAME_LENGTH_MAX]!a})")
+        raise ProtocolViolation(f"(unknown type {str(kind)[: take.NAME_LENGTH_MAX]!a})")
     try:
         return read(document)
-    except _Wrong as wrong:
+    except WrongField as wrong:
         raise ProtocolViolation(f"({kind}: {wrong})") from None
-
-
-class _Wrong(ValueError):
-    """A field is not what it should be."""
-
-
-Fields = dict[str, Any]
 
 
 def _document(text: str) -> Fields:
@@ -284,7 +272,7 @@ def _document(text: str) -> Fields:
 
 
 def _no_number(_: str) -> NoReturn:
-    raise _Wrong
+    raise WrongField
 
 
 def _check(document: Fields, *, texts: bool) -> None:
@@ -311,214 +299,138 @@ def _is_odd(value: Any) -> bool:
     return isinstance(value, str) and ("\0" in value or _HALVES.search(value) is not None)
 
 
-def _get(document: Fields, name: str) -> Any:
-    try:
-        return document[name]
-    except KeyError:
-        raise _Wrong(f"{name} is missing") from None
-
-
-def _text(document: Fields, name: str, length_max: int = NAME_LENGTH_MAX) -> str:
-    value = _get(document, name)
-    if not isinstance(value, str) or len(value) > length_max:
-        raise _Wrong(f"{name} is no text, or too long a one")
-    return value
-
-
-def _id(document: Fields, name: str) -> str:
-    value = _get(document, name)
-    if not ids.is_id(value):
-        raise _Wrong(f"{name} is no id")
-    return str(value)
-
-
-def _whole(value: Any, least: int = 0) -> bool:
-    return type(value) is int and least <= value <= COUNT_MAX
-
-
-def _count(document: Fields, name: str, least: int = 0) -> int:
-    value = _get(document, name)
-    if not _whole(value, least):
-        raise _Wrong(f"{name} is no whole number from {least}")
-    return int(value)
-
-
-def _seconds(document: Fields, name: str) -> float:
-    value = _get(document, name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Wrong(f"{name} is no number")
-    if not 0 < value <= HEARTBEAT_S_MAX:
-        raise _Wrong(f"{name} is out of range")
-    return float(value)
-
-
-def _flag(document: Fields, name: str) -> bool:
-    value = _get(document, name)
-    if not isinstance(value, bool):
-        raise _Wrong(f"{name} is neither true nor false")
-    return value
-
-
-_MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z")
-
-
-def _moment(document: Fields, name: str) -> str:
-    value = _get(document, name)
-    try:
-        if isinstance(value, str) and _MOMENT.fullmatch(value):
-            datetime.datetime.fromisoformat(value)
-            return value
-    except ValueError:
-        pass
-    raise _Wrong(f"{name} is no moment")
-
-
-def _object(document: Fields, name: str) -> Fields:
-    value = _get(document, name)
-    if not isinstance(value, dict):
-        raise _Wrong(f"{name} is no object")
-    return value
-
-
-def _perhaps(document: Fields, name: str) -> Fields | None:
-    return None if document.get(name) is None else _object(document, name)
-
-
-def _list(document: Fields, name: str, length_max: int) -> list[Any]:
-    value = _get(document, name)
-    if not isinstance(value, list) or len(value) > length_max:
-        raise _Wrong(f"{name} is no list, or too long a one")
-    return value
-
-
-def _objects(document: Fields, name: str, length_max: int) -> list[Fields]:
-    found = _list(document, name, length_max)
-    if not all(isinstance(value, dict) for value in found):
-        raise _Wrong(f"{name} holds what is no object")
-    return found
-
-
 def _hello(document: Fields) -> Hello:
-    versions = _list(document, "versions", VERSIONS_MAX)
-    if not versions or not all(_whole(value, 1) for value in versions):
-        raise _Wrong("versions holds what is no version")
+    versions = take.items(document, "versions", VERSIONS_MAX)
+    if not versions or not all(take.is_whole(value, 1) for value in versions):
+        raise WrongField("versions holds what is no version")
     return Hello(
         versions=tuple(versions),
-        release=_text(document, "release"),
-        boot=_text(document, "boot"),
-        tasks=tuple(_task_state(each) for each in _objects(document, "tasks", TASKS_MAX)),
-        facts=_object(document, "facts"),
+        release=take.text(document, "release"),
+        boot=take.text(document, "boot"),
+        tasks=tuple(_task_state(each) for each in take.mappings(document, "tasks", TASKS_MAX)),
+        facts=take.mapping(document, "facts"),
     )
 
 
 def _task_state(document: Fields) -> TaskState:
     return TaskState(
-        _id(document, "task"),
-        _count(document, "attempt", 1),
-        _count(document, "number"),
-        _flag(document, "ended"),
+        take.identifier(document, "task"),
+        take.count(document, "attempt", 1),
+        take.count(document, "number"),
+        take.flag(document, "ended"),
     )
 
 
 def _task_events(document: Fields) -> TaskEvents:
-    return TaskEvents(tuple(_event(each) for each in _objects(document, "events", EVENTS_MAX)))
+    return TaskEvents(tuple(_event(each) for each in take.mappings(document, "events", EVENTS_MAX)))
 
 
 def _event(document: Fields) -> TaskEvent:
     return TaskEvent(
-        task=_id(document, "task"),
-        attempt=_count(document, "attempt", 1),
-        number=_count(document, "number", 1),
-        at=_moment(document, "at"),
-        name=_text(document, "name"),
-        body=_object(document, "body"),
+        task=take.identifier(document, "task"),
+        attempt=take.count(document, "attempt", 1),
+        number=take.count(document, "number", 1),
+        at=take.moment(document, "at"),
+        name=take.text(document, "name"),
+        body=take.mapping(document, "body"),
     )
 
 
 def _task_ending(document: Fields) -> TaskEnding:
-    found = _object(document, "ending")
+    found = take.mapping(document, "ending")
     try:
-        outcome = Outcome(_text(found, "outcome"))
+        outcome = Outcome(take.text(found, "outcome"))
     except ValueError:
-        raise _Wrong("outcome is unknown") from None
+        raise WrongField("outcome is unknown") from None
     return TaskEnding(
         Ending(
-            task=_id(found, "task"),
-            attempt=_count(found, "attempt", 1),
-            at=_moment(found, "at"),
+            task=take.identifier(found, "task"),
+            attempt=take.count(found, "attempt", 1),
+            at=take.moment(found, "at"),
             outcome=outcome,
-            result=_object(found, "result"),
-            error=_perhaps(found, "error"),
+            result=take.mapping(found, "result"),
+            error=take.perhaps(found, "error"),
         )
     )
 
 
 def _heartbeat(document: Fields) -> Heartbeat:
-    return Heartbeat(_moment(document, "at"), _object(document, "load"))
+    return Heartbeat(take.moment(document, "at"), take.mapping(document, "load"))
 
 
 def _answer(document: Fields) -> Answer:
-    return Answer(_id(document, "request"), document.get("value"), _perhaps(document, "error"))
+    return Answer(
+        take.identifier(document, "request"),
+        document.get("value"),
+        take.perhaps(document, "error"),
+    )
 
 
 def _node_alarm(document: Fields) -> NodeAlarm:
     try:
-        severity = Severity(_text(document, "severity"))
+        severity = Severity(take.text(document, "severity"))
     except ValueError:
-        raise _Wrong("severity is unknown") from None
+        raise WrongField("severity is unknown") from None
     return NodeAlarm(
-        code=_text(document, "code"),
+        code=take.text(document, "code"),
         severity=severity,
-        subject=_text(document, "subject"),
-        text=_text(document, "text", TEXT_LENGTH_MAX),
-        facts=_object(document, "facts"),
+        subject=take.text(document, "subject"),
+        text=take.text(document, "text", TEXT_LENGTH_MAX),
+        facts=take.mapping(document, "facts"),
     )
 
 
 def _welcome(document: Fields) -> Welcome:
     return Welcome(
-        _count(document, "version", 1),
-        _moment(document, "at"),
-        _seconds(document, "heartbeat_s"),
+        take.count(document, "version", 1),
+        take.moment(document, "at"),
+        take.seconds(document, "heartbeat_s"),
     )
 
 
 def _order_task(document: Fields) -> OrderTask:
-    found = _object(document, "order")
-    secrets = _object(found, "secrets")
+    found = take.mapping(document, "order")
+    secrets = take.mapping(found, "secrets")
     if not all(isinstance(value, str) for value in secrets.values()):
-        raise _Wrong("secrets holds what is no text")
+        raise WrongField("secrets holds what is no text")
     return OrderTask(
         Order(
-            task=_id(found, "task"),
-            run=_id(found, "run"),
-            kind=_text(found, "kind"),
-            attempt=_count(found, "attempt", 1),
-            body=_object(found, "body"),
+            task=take.identifier(found, "task"),
+            run=take.identifier(found, "run"),
+            kind=take.text(found, "kind"),
+            attempt=take.count(found, "attempt", 1),
+            body=take.mapping(found, "body"),
             secrets=secrets,
         )
     )
 
 
 def _stop_task(document: Fields) -> StopTask:
-    return StopTask(_id(document, "task"))
+    return StopTask(take.identifier(document, "task"))
 
 
 def _acknowledge(document: Fields) -> Acknowledge:
     return Acknowledge(
-        _id(document, "task"),
-        _count(document, "attempt", 1),
-        _count(document, "number"),
-        _flag(document, "ended"),
+        take.identifier(document, "task"),
+        take.count(document, "attempt", 1),
+        take.count(document, "number"),
+        take.flag(document, "ended"),
     )
 
 
 def _ask(document: Fields) -> Ask:
-    return Ask(_id(document, "request"), _text(document, "what"), _object(document, "arguments"))
+    return Ask(
+        take.identifier(document, "request"),
+        take.text(document, "what"),
+        take.mapping(document, "arguments"),
+    )
 
 
 def _refuse(document: Fields) -> Refuse:
-    return Refuse(_text(document, "code"), _text(document, "text", TEXT_LENGTH_MAX))
+    return Refuse(
+        take.text(document, "code"),
+        take.text(document, "text", TEXT_LENGTH_MAX),
+    )
 
 
 _TYPES: Final[dict[type, str]] = {

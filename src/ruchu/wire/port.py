@@ -29,12 +29,18 @@ from ruchu.wire import contexts
 from ruchu.wire.calling import Address
 from ruchu.wire.contexts import Peer
 from ruchu.wire.gate import Gate, Limits, address_key
+from ruchu.wire.stream_socket import StreamSocket
 
 _BACKLOG: Final = 256
 # Callbacks wait for a database now and then; so many at the same time.
 _WORKERS: Final = 16
 _CLOSE_LIMIT_S: Final = 5.0
 _CLOSE_POLL_S: Final = 0.005
+# The first record of TLS: a few hundred bytes, 1.8 KiB with keys that outlive quantum computers.
+_HELLO_BYTES_MAX: Final = 4 << 10
+_HANDSHAKE: Final = 22
+# Between two looks at a record that came in parts.
+_PEEK_S, _PEEK_S_MAX = 0.002, 0.25
 # What the kernel is short of comes back; until then, nobody is accepted.
 _SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _SHORTAGE_PAUSE_S: Final = 0.5
@@ -67,6 +73,7 @@ class Visit:
         counted: what counts as its address.
         peer: the node that it has proven to be.
         transport: None until the handshake is done.
+        stream: the socket, if it is a bulk stream.
         late: ends the connection if no request comes.
         asked: a request has come.
         left: the connection is gone.
@@ -77,8 +84,16 @@ class Visit:
     peer: Peer | None = None
     transport: asyncio.Transport | None = None
     late: asyncio.TimerHandle | None = None
+    stream: StreamSocket | None = None
     asked: bool = False
     left: bool = False
+
+    def cut(self) -> None:
+        """End the connection at once. On the loop."""
+        if self.transport is not None:
+            self.transport.abort()
+        if self.stream is not None:
+            self.stream.abort()
 
 
 Handler = Callable[[web.BaseRequest, Visit], Awaitable[web.StreamResponse]]
@@ -128,13 +143,21 @@ class Port:
         self._handler = handler
         self._alarm = alarm
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="ruchu-wire")
-        self._visits: dict[RequestHandler, Visit] = {}
+        self._visits: dict[object, Visit] = {}
+        self._threads: set[threading.Thread] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._serve_stream: Callable[[StreamSocket, Visit], None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._stop = asyncio.Event()
         self._socket: socket.socket | None = None
         self._sockets: set[socket.socket] = set()
         self._http: _HttpServer | None = None
         self._thread = threading.Thread(target=self._run, name="ruchu-wire", daemon=True)
+
+    def serve_streams(self, serve: Callable[[StreamSocket, Visit], None]) -> None:
+        """Give bulk streams to this, each in a thread of its own; before it is opened."""
+        self._serve_stream = serve
 
     def open(self) -> None:
         """Listen.
@@ -179,6 +202,11 @@ class Port:
             severity = Severity.WARNING
             self.begin(self._tell(code, severity, visit.host, text, facts))
 
+    def tell(self, code: str, visit: Visit, text: str) -> None:
+        """Tell people of a refusal, as `report` does. For any thread."""
+        with contextlib.suppress(RuntimeError):  # the port was closed meanwhile
+            self.loop.call_soon_threadsafe(self.report, code, visit, text)
+
     async def _tell(self, *what: Any) -> None:
         try:
             await self.run(self._alarm, *what)
@@ -188,8 +216,8 @@ class Port:
     def drop(self, node: str) -> None:
         """Cut every connection of a node at once. On the loop."""
         for visit in list(self._visits.values()):
-            if visit.peer is not None and visit.peer.node == node and visit.transport is not None:
-                visit.transport.abort()
+            if visit.peer is not None and visit.peer.node == node:
+                visit.cut()
 
     # ------------------------------------------------------------------------------ the thread
 
@@ -222,13 +250,13 @@ class Port:
         await asyncio.wait([accepting])
         self._socket.close()
         for visit in list(self._visits.values()):
-            if visit.transport is not None:
-                visit.transport.abort()
+            visit.cut()
         await self._http.shutdown(_CLOSE_LIMIT_S)
         while self._background:
             for task in self._background:
                 task.cancel()
             await asyncio.wait(self._background)
+        await self._idle.wait()
         await all_closed(self._sockets)
 
     async def _accept(self, listening: socket.socket) -> None:
@@ -251,10 +279,16 @@ class Port:
 
     async def _admit(self, connected: socket.socket, visit: Visit) -> None:
         assert self._http is not None
-        handler = self._http()
-        self._visits[handler] = visit
-        self._sockets.add(connected)
+        key: object = visit
         try:
+            async with asyncio.timeout(self.limits.handshake_s):
+                wants_stream = await self._wants_stream(connected)
+            if wants_stream and self._serve_stream is not None:
+                self._begin_stream(connected, visit)
+                return
+            handler = self._http()
+            self._visits[handler] = visit
+            key = handler
             transport, _ = await self.loop.connect_accepted_socket(
                 lambda: handler,
                 connected,
@@ -263,17 +297,84 @@ class Port:
                 ssl_shutdown_timeout=_CLOSE_LIMIT_S,
             )
         except OSError as error:
-            self._lost(handler)
+            connected.close()
+            self._lost(key, visit)
             self._handshake_failed(visit, error)
             return
         except BaseException:
-            self._lost(handler)
+            self._lost(key, visit)
             raise
         visit.transport = transport
         visit.peer = contexts.peer_of(transport.get_extra_info("peercert"))
         # The request may have come before we were told of the handshake.
         if not visit.left and not visit.asked:
             visit.late = self.loop.call_later(self.limits.request_s, self._too_late, visit)
+
+    async def _wants_stream(self, connected: socket.socket) -> bool:
+        """Look into the first record of TLS, which is read again by whoever does the handshake."""
+        arrived = asyncio.Event()
+        self.loop.add_reader(connected, arrived.set)
+        try:
+            await arrived.wait()
+        finally:
+            self.loop.remove_reader(connected)
+        pause_s = _PEEK_S
+        while True:
+            seen = connected.recv(_HELLO_BYTES_MAX, socket.MSG_PEEK)
+            # What is no handshake, or was cut off, is refused by the library.
+            if _is_whole(seen):
+                return contexts.STREAM_PROTOCOL.encode() in seen
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _PEEK_S_MAX)
+
+    def _begin_stream(self, connected: socket.socket, visit: Visit) -> None:
+        connected.settimeout(self.limits.handshake_s)
+        tls = self._context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
+        visit.stream = StreamSocket(tls)
+        self._visits[visit] = visit
+        limit_s = self.limits.handshake_s + self.limits.request_s
+        visit.late = self.loop.call_later(limit_s, self._too_late_for_stream, visit)
+        thread = threading.Thread(
+            target=self._stream, args=(visit.stream, visit), name="ruchu-stream", daemon=True
+        )
+        self._threads.add(thread)
+        self._idle.clear()
+        thread.start()
+
+    def _too_late_for_stream(self, visit: Visit) -> None:
+        if not visit.asked:
+            self._too_late(visit)
+
+    def _stream(self, connection: StreamSocket, visit: Visit) -> None:
+        """Serve one stream. The whole life of a thread."""
+        assert self._serve_stream is not None
+        try:
+            connection.tls.do_handshake()
+            visit.peer = contexts.peer_of(connection.tls.getpeercert())
+            self._serve_stream(connection, visit)
+            connection.finish()
+        except OSError as error:
+            if not visit.asked:
+                self._call(self._handshake_failed, visit, error)
+        except Exception:  # noqa: BLE001 - the edge of a thread
+            traceback.print_exc()
+        finally:
+            self._call(self._stream_ended, threading.current_thread(), connection, visit)
+
+    def _call(self, work: Callable[..., object], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the port was closed meanwhile
+            self.loop.call_soon_threadsafe(work, *arguments)
+
+    def _stream_ended(
+        self, thread: threading.Thread, connection: StreamSocket, visit: Visit
+    ) -> None:
+        # Closed here, where it may be cut as well: a number of a socket is soon used again.
+        connection.tls.close()
+        visit.stream = None
+        self._threads.discard(thread)
+        if not self._threads:
+            self._idle.set()
+        self._lost(visit, visit)
 
     def _handshake_failed(self, visit: Visit, error: OSError) -> None:
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -291,12 +392,11 @@ class Port:
         self.report("wire-slow", visit, text)
 
     def _too_late(self, visit: Visit) -> None:
-        if visit.transport is not None:
-            visit.transport.abort()
+        visit.cut()
         self._slow(visit)
 
-    def _lost(self, handler: RequestHandler) -> None:
-        visit = self._visits.pop(handler, None)
+    def _lost(self, key: object, visit: Visit | None = None) -> None:
+        visit = self._visits.pop(key, None) or visit
         if visit is None or visit.left:
             return
         visit.left = True
@@ -338,6 +438,12 @@ class Port:
         return response
 
 
+def _is_whole(seen: bytes) -> bool:
+    if not seen or seen[0] != _HANDSHAKE or len(seen) >= _HELLO_BYTES_MAX:
+        return True
+    return len(seen) >= 5 and len(seen) >= 5 + int.from_bytes(seen[3:5])
+
+
 async def all_closed(sockets: Iterable[socket.socket]) -> None:
     """Wait until the loop has closed sockets that it was handed, or close them."""
     waiting = list(sockets)
@@ -351,12 +457,18 @@ async def all_closed(sockets: Iterable[socket.socket]) -> None:
         await asyncio.sleep(_CLOSE_POLL_S)
 
 
-def refusal(error: RuchuError, status: int = 0) -> web.Response:
+def status_of(error: RuchuError) -> int:
+    """Return the status of HTTP that says whether it is of use to ask again."""
+    if isinstance(error, Refused):
+        return 403
+    return 503 if error.retry else 400
+
+
+def refusal(error: RuchuError) -> web.Response:
     """Return what tells the other side that it is refused."""
-    if not status:
-        status = 403 if isinstance(error, Refused) else 503 if error.retry else 400
-    document = {"code": error.code, "text": error.detail.strip("()"), "hint": error.advice}
-    response = web.json_response(document, status=status)
+    text = error.detail.strip("()") or str(error)
+    document = {"code": error.code, "text": text, "hint": error.advice}
+    response = web.json_response(document, status=status_of(error))
     response.force_close()
     return response
 

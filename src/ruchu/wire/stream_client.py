@@ -4,20 +4,22 @@ Called by a thread, which it keeps until the end: blocking sockets are what cost
 After a cut line it dials again and goes on where the other side is.
 """
 
-import http.client
+import contextlib
 import json
 import random
-import socket
+import re
 import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
 from ruchu.clock import Clock
 from ruchu.errors import Damaged, ProtocolViolation, Refused, WireError
-from ruchu.wire import calling, stream_records, stream_serving
-from ruchu.wire.calling import Address, Connection
-from ruchu.wire.stream_records import HEADER, PIECE_BYTES_MAX, RECORD_BYTES_MAX, Running
-from ruchu.wire.streams import SIZE_MAX, Sink, Source, Ticket
+from ruchu.wire import calling, stream_records, stream_serving, stream_socket
+from ruchu.wire.calling import Address
+from ruchu.wire.stream_records import PIECE_BYTES_MAX, Running
+from ruchu.wire.stream_socket import Head, StreamSocket
+from ruchu.wire.streams import Sink, Source, Ticket
 
 # Content that was damaged on its way once may be due to memory that fails: not for ever.
 _DAMAGED_MAX: Final = 3
@@ -47,7 +49,7 @@ class Target:
     Attributes:
         address: where it listens.
         name: whom it has to prove to be: `SERVER_NAME`, or `streams_name(node)`.
-        context: with the certificate of this node.
+        context: with the certificate of this node, for streams (`contexts.for_streams`).
     """
 
     address: Address
@@ -71,8 +73,7 @@ class StreamClient:
         self._clock = clock
         self._rng = rng
         self._persistence = persistence or Persistence()
-        self._running = Running()
-        self._where = f"{target.address}"
+        self.stall_s = self._persistence.stall_s
 
     def send(self, source: Source) -> bytes:
         """Send all of a source; return the BLAKE3 of it once the other side has it durably.
@@ -118,31 +119,34 @@ class StreamClient:
             self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, self._persistence.most_s)
 
-    def connect(self) -> Connection:
-        """Dial."""
-        target = self._target
-        stall_s = self._persistence.stall_s
-        connection = Connection(target.address, target.context, target.name, stall_s)
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[StreamSocket]:
+        """Dial. What goes wrong inside is raised as an error of ours.
+
+        Raises:
+            WireError: the line was cut, or nobody answers.
+            Refused: it is somebody else.
+        """
         try:
-            connection.connect()
+            with self._dial() as tls:
+                yield StreamSocket(tls)
         except OSError as error:
-            connection.close()
-            calling.fail(error, self._where)
-        return connection
+            calling.fail(error, str(self._target.address))
 
-    def begin(self, connection: Connection, method: str, headers: dict[str, str]) -> None:
+    def _dial(self) -> ssl.SSLSocket:
+        address, name = self._target.address, self._target.name
+        plain = calling.dial(address, self.stall_s)
+        try:
+            return self._target.context.wrap_socket(plain, server_hostname=name)
+        except BaseException:
+            plain.close()
+            raise
+
+    def ask(self, connection: StreamSocket, method: str, fields: Mapping[str, str | int]) -> None:
         """Send the head of a request."""
-        connection.putrequest(
-            method, f"{stream_serving.PATH}{self._ticket.stream}", skip_accept_encoding=True
-        )
-        connection.putheader("Authorization", f"Bearer {self._ticket.secret}")
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        connection.endheaders()
-
-    def fail(self, error: Exception) -> NoReturn:
-        """Raise what went wrong with a connection."""
-        calling.fail(error, self._where)
+        start = f"{method} {stream_socket.PATH}{self._ticket.stream} HTTP/1.1"
+        host = {"Host": self._target.name, "Authorization": f"Bearer {self._ticket.secret}"}
+        connection.write_head(start, {**host, **fields})
 
 
 class _Sending:
@@ -157,67 +161,49 @@ class _Sending:
         self._client = client
         self._source = source
         self._running = Running()
-        self._buffer = memoryview(bytearray(RECORD_BYTES_MAX))
+        self._buffer = memoryview(bytearray(PIECE_BYTES_MAX))
 
     def attempt(self) -> bytes:
         """Ask where the other side is, and send the rest."""
-        connection = self._client.connect()
-        try:
-            self._client.begin(connection, "GET", {})
-            response = connection.getresponse()
-            body = response.read(calling.ANSWER_BYTES_MAX)
-        except (OSError, http.client.HTTPException) as error:
-            self._client.fail(error)
-        finally:
-            connection.close()
-        if response.status != http.client.OK:
-            _refuse(response.status, body)
-        return self._done(response) or self._from(_number(response, stream_serving.DURABLE))
+        with self._client.connection() as connection:
+            self._client.ask(connection, "GET", {})
+            head = connection.read_head()
+            _check(connection, head)
+        digest = self._done(head)
+        if digest is not None:
+            return digest
+        self.reached = head.number(stream_socket.DURABLE)
+        self._go_to(self.reached)
+        with self._client.connection() as connection:
+            return self._put(connection, self.reached)
 
-    def _done(self, response: http.client.HTTPResponse) -> bytes | None:
-        finished = response.headers.get(stream_serving.FINISHED)
-        if finished is None:
+    def _done(self, head: Head) -> bytes | None:
+        finished = head.get(stream_socket.FINISHED)
+        if not finished:
             return None
         self._go_to(self._source.size)
         if finished != self._running.digest().hex():
             raise Refused("(the other side has other content under this ticket)")
         return self._running.digest()
 
-    def _from(self, durable: int) -> bytes:
-        self.reached = durable
-        self._go_to(durable)
-        connection = self._client.connect()
-        try:
-            return self._put(connection, durable)
-        except (OSError, http.client.HTTPException) as error:
-            self._client.fail(error)
-        finally:
-            connection.close()
-
-    def _put(self, connection: Connection, offset: int) -> bytes:
+    def _put(self, connection: StreamSocket, offset: int) -> bytes:
         size = self._source.size
-        self._client.begin(
-            connection,
-            "PUT",
-            {
-                stream_serving.OFFSET: str(offset),
-                stream_serving.SIZE: str(size),
-                stream_serving.DIGEST: self._running.digest().hex(),
-                "Content-Length": str(stream_records.wire_bytes(size - offset)),
-                "Expect": "100-continue",
-            },
-        )
-        _wait_for_continue(connection.sock)
-        while True:
-            record = stream_serving.fill(self._source, self._running, self._buffer)
-            connection.sock.sendall(record)
-            if len(record) == HEADER.size:
-                break
-        response = connection.getresponse()
-        body = response.read(calling.ANSWER_BYTES_MAX)
-        if response.status != http.client.OK:
-            _refuse(response.status, body)
-        digest = self._done(response)
+        fields: dict[str, str | int] = {
+            stream_socket.OFFSET: offset,
+            stream_socket.SIZE: size,
+            stream_socket.DIGEST: self._running.digest().hex(),
+            "Content-Length": stream_records.wire_bytes(size - offset),
+            "Expect": "100-continue",
+        }
+        self._client.ask(connection, "PUT", fields)
+        head = connection.read_head()
+        if head.start != stream_serving.CONTINUE:
+            _check(connection, head)
+            raise ProtocolViolation("(the other side does not wait for content)")
+        connection.send_content(self._source, self._running, self._client.stall_s)
+        head = connection.read_head()
+        _check(connection, head)
+        digest = self._done(head)
         if digest is None:
             raise ProtocolViolation("(the other side has not finished)")
         return digest
@@ -247,7 +233,6 @@ class _Fetching:
         self._sink = sink
         self._running = Running()
         self._known = False
-        self._buffer = memoryview(bytearray(PIECE_BYTES_MAX))
 
     def attempt(self) -> bytes:
         """Fetch what is missing."""
@@ -255,99 +240,65 @@ class _Fetching:
         if not self._known or durable != self._running.length:
             self._running.restart(self._sink.reread(durable))
             self._known = True
-        connection = self._client.connect()
-        try:
-            size = self._get(connection)
-        except (OSError, http.client.HTTPException) as error:
-            self._client.fail(error)
-        finally:
-            connection.close()
-        digest = self._running.digest()
-        if self._running.length != size:
-            raise ProtocolViolation("(the stream is shorter than it said)")
+        with self._client.connection() as connection:
+            digest = self._get(connection)
         self._sink.finish(digest)
         self._thank()
         return digest
 
-    def _get(self, connection: Connection) -> int:
-        self._client.begin(
-            connection,
-            "GET",
-            {
-                stream_serving.OFFSET: str(self._running.length),
-                stream_serving.DIGEST: self._running.digest().hex(),
-            },
-        )
-        response = connection.getresponse()
-        if response.status == http.client.CONFLICT:
+    def _get(self, connection: StreamSocket) -> bytes:
+        fields: dict[str, str | int] = {
+            stream_socket.OFFSET: self._running.length,
+            stream_socket.DIGEST: self._running.digest().hex(),
+        }
+        self._client.ask(connection, "GET", fields)
+        head = connection.read_head()
+        try:
+            _check(connection, head)
+        except _Elsewhere:
             self._sink.restart()
             self._running.restart()
-            raise WireError("(what is here is not what the other side has)")
-        if response.status != http.client.OK:
-            _refuse(response.status, response.read(calling.ANSWER_BYTES_MAX))
-        size = _number(response, stream_serving.SIZE)
-        header = memoryview(bytearray(HEADER.size))
-        while True:
-            _read_into(response, header)
-            length, digest = stream_records.read_header(header)
-            if self._running.length + length > size:
-                raise ProtocolViolation("(the stream is longer than it said)")
-            piece = self._buffer[:length]
-            _read_into(response, piece)
-            offset = self._running.length
-            self._running.add_checked(piece, digest)
-            if not length:
-                return size
-            self._sink.write(offset, piece)
+            raise
+        try:
+            size = head.number(stream_socket.SIZE)
+            return connection.receive_content(self._sink.write, self._running, size)
+        finally:
             self.reached = self._running.length
 
     def _thank(self) -> None:
-        """Say that everything is here; if that is lost, the other side forgets it in time."""
-        try:
-            connection = self._client.connect()
-            try:
-                self._client.begin(connection, "DELETE", {})
-                connection.getresponse().read()
-            finally:
-                connection.close()
-        except (OSError, http.client.HTTPException, WireError):
-            return
+        """Say that everything is here. If that is lost, nobody but the other side's owner cares."""
+        with contextlib.suppress(WireError), self._client.connection() as connection:
+            self._client.ask(connection, "DELETE", {})
+            connection.read_head()
 
 
-def _wait_for_continue(connection: socket.socket) -> None:
-    expected = stream_serving.CONTINUE
-    # The other side waits for us now: what comes is this, or a response and nothing else.
-    found = connection.recv(len(expected))
-    while found and len(found) < len(expected):
-        found += connection.recv(len(expected) - len(found))
-    if found != expected:
-        # Why, is told in answer to the next question.
-        raise WireError("(the other side does not want it now)")
+class _Elsewhere(WireError):
+    """The other side has other content so far; it is asked again."""
+
+    code = "stream-elsewhere"
 
 
-def _read_into(response: http.client.HTTPResponse, buffer: memoryview) -> None:
-    filled = 0
-    while filled < len(buffer):
-        count = response.readinto(buffer[filled:])
-        if not count:
-            raise ConnectionResetError("the line was cut")
-        filled += count
+def _check(connection: StreamSocket, head: Head) -> None:
+    """See that a response is a good one.
 
-
-def _number(response: http.client.HTTPResponse, name: str) -> int:
-    text = response.headers.get(name, "")
-    if not text.isdecimal() or len(text) > 18 or int(text) > SIZE_MAX:
-        raise ProtocolViolation(f"({name} is missing in the response)")
-    return int(text)
-
-
-def _refuse(status: int, body: bytes) -> NoReturn:
+    Raises:
+        Damaged: a piece arrived damaged.
+        Refused: the other side does not want it.
+        WireError: it may be otherwise later.
+    """
+    status = head.start.split(" ")[1] if head.start.startswith("HTTP/1.1 ") else ""
+    if status == "200":
+        return
+    if status == "409":
+        raise _Elsewhere
+    if not re.fullmatch("[45][0-9]{2}", status):
+        raise ProtocolViolation("(what comes back is no response)")
     try:
-        document = json.loads(body)
+        document = json.loads(connection.read_body(head))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         document = {}
     if document.get("code") == Damaged.code:
         raise Damaged("(a piece of a stream arrived damaged)")
-    calling.raise_refusal(document, status)
+    calling.raise_refusal(document, int(status))

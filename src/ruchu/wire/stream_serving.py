@@ -1,4 +1,4 @@
-"""Bulk streams on a port: `PUT`, `GET`, `HEAD` and `DELETE /streams/<id>`.
+"""The listening end of bulk streams.
 
 | request | of a stream that is expected | of one that is offered |
 |---|---|---|
@@ -6,341 +6,189 @@
 | `PUT` | content | refused |
 | `DELETE` | refused | everything has arrived |
 
-A `PUT` waits for "100 Continue"; then its body goes from the TLS library straight into the buffers
-of pieces, past the HTTP parser. A thread of its own checks and writes them. The buffers are all the
-memory there is: with none free, nothing is read, and TCP slows the sender down.
+One thread for each connection. A piece is all the memory of a stream: while it is being written,
+nothing is read, and TCP slows the sender down.
 """
 
-import asyncio
-import functools
-import queue
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final, Self
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import Final, Self
 
 from aiohttp import web
 
 from ruchu.clock import Clock
-from ruchu.errors import Damaged, ProtocolViolation, Refused, WireError
-from ruchu.model import ids
+from ruchu.errors import Damaged, ProtocolViolation, Refused, RuchuError, WireError
 from ruchu.wire import contexts, stream_records
 from ruchu.wire.authority import Issued
 from ruchu.wire.calling import Address
-from ruchu.wire.contexts import Peer
 from ruchu.wire.gate import Limits
 from ruchu.wire.identity import Identity
-from ruchu.wire.port import Alarm, Port, Visit
-from ruchu.wire.stream_records import HEADER, PIECE_BYTES_MAX, RECORD_BYTES_MAX, Running
-from ruchu.wire.streams import SIZE_MAX, Incoming, Outgoing, Source, StreamDesk
+from ruchu.wire.port import Alarm, Port, Visit, status_of
+from ruchu.wire.stream_records import PIECE_BYTES_MAX, Running
+from ruchu.wire.stream_socket import (
+    DIGEST,
+    DURABLE,
+    FINISHED,
+    OFFSET,
+    SIZE,
+    Head,
+    StreamSocket,
+)
+from ruchu.wire.streams import Incoming, Outgoing, StreamDesk
 
-OFFSET: Final = "Ruchu-Offset"
-SIZE: Final = "Ruchu-Size"
-DIGEST: Final = "Ruchu-Digest"
-DURABLE: Final = "Ruchu-Durable"
-FINISHED: Final = "Ruchu-Finished"
-PATH: Final = "/streams/"
-
-# One is filled while others are checked and written.
-_BUFFERS: Final = 4
-# Each has its buffers and a thread.
-STREAMS_MAX: Final = 32
+# Each has a buffer and a thread.
+STREAMS_MAX: Final = 64
 # A piece of 1 MiB in that time is slower than any line that bulk is sent over.
-_STALL_S: Final = 120.0
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# The library copies what does not fit into the socket; less at a time, less to copy.
-_WRITE_BYTES: Final = 256 << 10
+STALL_S: Final = 120.0
+# The id is one and nothing else: no path from outside reaches anything.
+_REQUEST: Final = re.compile(r"[A-Z]{3,6} /streams/(?P<stream>[0-9a-f]{32}) HTTP/1\.1")
+_OK: Final = "HTTP/1.1 200 OK"
+_CONFLICT: Final = "HTTP/1.1 409 Conflict"
+CONTINUE: Final = "HTTP/1.1 100 Continue"
 
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    buffer: bytearray
-    length: int
-    digest: bytes
-
-
-class _Receiver(asyncio.BufferedProtocol):
-    """Takes the body of a request: whole records, in buffers of its own."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.arrived: queue.SimpleQueue[_Piece | Exception] = queue.SimpleQueue()
-        self.lost: Exception | None = None
-        self._transport = transport
-        self._free: deque[bytearray] = deque(bytearray(RECORD_BYTES_MAX) for _ in range(_BUFFERS))
-        self._buffer = self._free.popleft()
-        self._view = memoryview(self._buffer)
-        self._have = 0
-        self._rest = b""
-        self._starved = False
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - whole records are better
-        """Return where bytes go."""
-        return self._view[self._have :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take note of bytes that have come."""
-        self._have += nbytes
-        try:
-            while self._have >= HEADER.size and not self._starved:
-                length, digest = stream_records.read_header(self._view)
-                if self._have < HEADER.size + length:
-                    return
-                self._pass_on(_Piece(self._buffer, length, digest))
-        except ProtocolViolation as error:
-            self._fail(error)
-
-    def _pass_on(self, piece: _Piece) -> None:
-        # Only behind a short piece, that is at the end, there is more in the buffer.
-        rest = bytes(self._view[HEADER.size + piece.length : self._have])
-        self._have = len(rest)
-        if not self._free:
-            self._starved = True
-            self._transport.pause_reading()
-        else:
-            self._use(self._free.popleft())
-        self._rest = rest
-        if not self._starved:
-            self._view[: len(rest)] = rest
-        self.arrived.put(piece)
-
-    def _use(self, buffer: bytearray) -> None:
-        self._buffer = buffer
-        self._view = memoryview(buffer)
-
-    def give_back(self, buffer: bytearray, loop: asyncio.AbstractEventLoop) -> None:
-        """Use a buffer again. For the thread that writes."""
-        self._free.append(buffer)
-        if self._starved:
-            loop.call_soon_threadsafe(self._go_on)
-
-    def _go_on(self) -> None:
-        if not self._starved or not self._free:
-            return
-        self._starved = False
-        self._use(self._free.popleft())
-        self._view[: len(self._rest)] = self._rest
-        self._transport.resume_reading()
-        self.buffer_updated(0)
-
-    def eof_received(self) -> bool:
-        """The sender sends no more."""
-        self._fail(ConnectionResetError("the line was cut"))
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self.lost = exc or ConnectionResetError("the line was cut")
-        self.arrived.put(self.lost)
-
-    def _fail(self, error: Exception) -> None:
-        self.arrived.put(error)
-        self._transport.abort()
+Admit = Callable[[Visit], None]
 
 
 class StreamService:
-    """Serves streams of a desk on a port."""
+    """Serves streams of a desk to nodes that are admitted.
 
-    def __init__(self, port_: Port, desk: StreamDesk) -> None:
-        self._port = port_
+    Args:
+        port: tells of refusals.
+        desk: what is expected and offered.
+        admit: raises `Refused` for who may not come in. Called by threads.
+    """
+
+    def __init__(self, port: Port, desk: StreamDesk, admit: Admit) -> None:
+        self._port = port
         self._desk = desk
-        self._active = 0
-        self._pool = ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="ruchu-stream")
+        self._admit = admit
+        self._places = threading.BoundedSemaphore(STREAMS_MAX)
 
-    def close(self) -> None:
-        """End the threads; the port was closed before."""
-        self._pool.shutdown()
+    def serve(self, connection: StreamSocket, visit: Visit) -> None:
+        """Answer the request of a connection. In a thread of it.
 
-    async def _run(self, work: Any, *arguments: Any) -> Any:
-        return await self._port.loop.run_in_executor(self._pool, work, *arguments)
-
-    async def serve(
-        self, request: web.BaseRequest, visit: Visit, peer: Peer, stream: str
-    ) -> web.StreamResponse:
-        """Answer a request about a stream."""
+        Raises:
+            OSError: the line was cut.
+        """
         try:
-            found = self._find(request, peer, stream)
-        except Refused:
-            text = f"{visit.host} asks for a stream that is not meant for it."
-            self._port.report("wire-stream", visit, text)
-            raise
-        if self._active >= STREAMS_MAX:
-            raise WireError("(too many streams at the same time)")
-        self._active += 1
-        try:
-            return await self._serve(request, found)
+            head = connection.read_head()
+            visit.asked = True
+            self._admit(visit)
+            stream = self._find(head, visit)
+            connection.tls.settimeout(STALL_S)
+            if not self._places.acquire(blocking=False):
+                raise WireError("(too many streams at the same time)")
+            try:
+                self._answer(connection, head, stream)
+            finally:
+                self._places.release()
         except ProtocolViolation as error:
             text = f"{visit.host} does not keep to the protocol {error.detail}."
-            self._port.report("wire-protocol", visit, text)
-            raise
-        except Damaged as error:
-            self._port.report("wire-damaged", visit, f"{visit.host}: {error}")
-            raise
-        finally:
-            self._active -= 1
+            self._port.tell("wire-protocol", visit, text)
+            _refuse(connection, error)
+        except RuchuError as error:
+            if isinstance(error, Damaged):
+                self._port.tell("wire-damaged", visit, f"{visit.host}: {error}")
+            _refuse(connection, error)
 
-    def _find(self, request: web.BaseRequest, peer: Peer, stream: str) -> Incoming | Outgoing:
-        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-        if not ids.is_id(stream) or scheme != "Bearer":
-            raise Refused("(no such stream for this node)")
-        return self._desk.find(stream, secret, peer.node)
+    def _find(self, head: Head, visit: Visit) -> Incoming | Outgoing:
+        request = _REQUEST.fullmatch(head.start)
+        if request is None:
+            raise ProtocolViolation("(no request about a stream)")
+        assert visit.peer is not None
+        secret = head.get("Authorization").removeprefix("Bearer ")
+        try:
+            return self._desk.find(request["stream"], secret, visit.peer.node)
+        except Refused:
+            text = f"{visit.host} asks for a stream that is not meant for it."
+            self._port.tell("wire-stream", visit, text)
+            raise
 
-    async def _serve(
-        self, request: web.BaseRequest, stream: Incoming | Outgoing
-    ) -> web.StreamResponse:
-        match request.method, stream:
+    def _answer(self, connection: StreamSocket, head: Head, stream: Incoming | Outgoing) -> None:
+        match head.start.partition(" ")[0], stream:
             case "HEAD" | "GET", Incoming():
-                return await self._tell(request, stream)
+                durable = stream.begin(connection.abort)
+                stream.end()
+                _tell_standing(connection, stream, durable, _OK)
             case "PUT", Incoming():
-                return await self._receive(request, stream)
+                self._receive(connection, head, stream)
             case "GET", Outgoing():
-                return await self._send(request, stream)
+                _send(connection, head, stream)
             case "DELETE", Outgoing():
                 stream.finish()
-                return web.json_response({})
+                connection.write_head(_OK, {"Content-Length": 0})
             case _:
                 raise ProtocolViolation("(a stream goes the other way)")
 
-    # --------------------------------------------------------------------------- receiving
-
-    async def _tell(self, request: web.BaseRequest, stream: Incoming) -> web.Response:
-        durable = await self._run(stream.begin, self._abort(request))
-        stream.end()
-        return _standing(stream, durable)
-
-    def _abort(self, request: web.BaseRequest) -> Callable[[], object]:
-        """Return what cuts the connection of a request, from any thread."""
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        return functools.partial(self._port.loop.call_soon_threadsafe, transport.abort)
-
-    async def _receive(self, request: web.BaseRequest, stream: Incoming) -> web.StreamResponse:
-        offset, size = _number(request, OFFSET), _number(request, SIZE)
+    def _receive(self, connection: StreamSocket, head: Head, stream: Incoming) -> None:
+        offset, size = head.number(OFFSET), head.number(SIZE)
         expected = stream_records.wire_bytes(size - offset) if offset <= size else -1
-        if request.content_length != expected or request.headers.get("Expect") != "100-continue":
+        if head.number("Content-Length") != expected or head.get("Expect") != "100-continue":
             raise ProtocolViolation("(a stream has a length and waits to be asked for)")
-        durable = await self._run(stream.begin, self._abort(request))
+        durable = stream.begin(connection.abort)
         try:
+            if stream.digest is None and head.get(DIGEST) != stream.running.digest().hex():
+                # Only what has the length that the sender means can be compared.
+                if durable == offset:
+                    stream.restart()
+                    durable = 0
+                _tell_standing(connection, stream, durable, _CONFLICT)
+                return
             if stream.digest is not None or durable != offset:
-                return _standing(stream, durable, status=409)
-            if request.headers.get(DIGEST) != stream.running.digest().hex():
-                await self._run(stream.restart)
-                return _standing(stream, 0, status=409)
-            await self._take_body(request, stream, size)
+                _tell_standing(connection, stream, durable, _CONFLICT)
+                return
+            connection.write_head(CONTINUE, {})
+            self._take(connection, stream, size)
         finally:
             stream.end()
-        return _standing(stream, stream.running.length)
+        _tell_standing(connection, stream, size, _OK)
 
-    async def _take_body(self, request: web.BaseRequest, stream: Incoming, size: int) -> None:
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        receiver = _Receiver(transport)
-        transport.set_protocol(receiver)
-        transport.write(CONTINUE)
+    def _take(self, connection: StreamSocket, stream: Incoming, size: int) -> None:
         try:
-            await self._run(self._write, stream, receiver, size)
-        finally:
-            transport.set_protocol(request.protocol)
-            if receiver.lost is not None:
-                request.protocol.connection_lost(receiver.lost)
-
-    def _write(self, stream: Incoming, receiver: _Receiver, size: int) -> None:
-        """Check and write pieces until the end. In a thread.
-
-        Raises:
-            OSError: the line was cut; what had come is durable.
-            Damaged: a piece is not what was sent.
-            RuchuError: the sink failed.
-        """
-        while True:
-            try:
-                arrived = receiver.arrived.get(timeout=_STALL_S)
-            except queue.Empty:
-                arrived = ConnectionAbortedError("the sender stalls")
-            if isinstance(arrived, Exception):
-                stream.flush()
-                raise arrived
-            if stream.running.length + arrived.length > size:
-                raise ProtocolViolation("(the stream is longer than it said)")
-            if not arrived.length:
-                if stream.running.length != size:
-                    raise ProtocolViolation("(the stream is shorter than it said)")
-                stream.finish(arrived.digest)
-                return
-            view = memoryview(arrived.buffer)[HEADER.size : HEADER.size + arrived.length]
-            stream.take(view, arrived.digest)
-            receiver.give_back(arrived.buffer, self._port.loop)
-
-    # ----------------------------------------------------------------------------- sending
-
-    async def _send(self, request: web.BaseRequest, stream: Outgoing) -> web.StreamResponse:
-        offset, size = _number(request, OFFSET), stream.source.size
-        if stream.ended or offset > size:
-            raise Refused("(the stream has ended)")
-        running = Running()
-        await self._run(running.restart, _pieces(stream, offset))
-        if request.headers.get(DIGEST) != running.digest().hex():
-            return web.json_response({"text": "other content"}, status=409)
-        response = web.StreamResponse(headers={SIZE: str(size)})
-        response.content_length = stream_records.wire_bytes(size - offset)
-        response.content_type = "application/octet-stream"
-        response.force_close()
-        await response.prepare(request)
-        buffers = [bytearray(RECORD_BYTES_MAX), bytearray(RECORD_BYTES_MAX)]
-        record = await self._read(stream, running, buffers[0])
-        while len(record) > HEADER.size:
-            # The next piece is read and digested while this one is sent.
-            buffers.reverse()
-            _, record = await asyncio.gather(
-                _write_out(response, record), self._read(stream, running, buffers[0])
-            )
-        await _write_out(response, record)
-        await response.write_eof()
-        return response
-
-    async def _read(self, stream: Outgoing, running: Running, buffer: bytearray) -> memoryview:
-        found: memoryview = await self._run(fill, stream.source, running, memoryview(buffer))
-        return found
+            digest = connection.receive_content(stream.write, stream.running, size)
+        except BaseException:
+            # What has come is kept, whatever ended it.
+            stream.flush()
+            raise
+        stream.finish(digest)
 
 
-async def _write_out(response: web.StreamResponse, record: memoryview) -> None:
-    async with asyncio.timeout(_STALL_S):
-        for start in range(0, len(record), _WRITE_BYTES):
-            await response.write(record[start : start + _WRITE_BYTES])
-
-
-def fill(source: Source, running: Running, buffer: memoryview) -> memoryview:
-    """Read the next piece of a source, and return it as a record in a buffer."""
-    length = min(PIECE_BYTES_MAX, source.size - running.length)
-    piece = buffer[HEADER.size : HEADER.size + length]
-    if length:
-        source.read_into(running.length, piece)
-    HEADER.pack_into(buffer, 0, length, running.add(piece) if length else running.digest())
-    return buffer[: HEADER.size + length]
-
-
-def _pieces(stream: Outgoing, length: int) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(PIECE_BYTES_MAX))
-    for offset in range(0, length, PIECE_BYTES_MAX):
-        piece = buffer[: min(PIECE_BYTES_MAX, length - offset)]
-        stream.source.read_into(offset, piece)
-        yield piece
-
-
-def _number(request: web.BaseRequest, name: str) -> int:
-    text = request.headers.get(name, "")
-    if not text.isdecimal() or len(text) > 18 or int(text) > SIZE_MAX:
-        raise ProtocolViolation(f"({name} is missing, or no number)")
-    return int(text)
-
-
-def _standing(stream: Incoming, durable: int, status: int = 200) -> web.Response:
-    headers = {DURABLE: str(durable)}
+def _tell_standing(connection: StreamSocket, stream: Incoming, durable: int, start: str) -> None:
+    fields: dict[str, str | int] = {DURABLE: durable, "Content-Length": 0}
     if stream.digest is not None:
-        headers[FINISHED] = stream.digest.hex()
-    return web.Response(status=status, headers=headers)
+        fields[FINISHED] = stream.digest.hex()
+    connection.write_head(start, fields)
+
+
+def _send(connection: StreamSocket, head: Head, stream: Outgoing) -> None:
+    offset, source = head.number(OFFSET), stream.source
+    if stream.ended or offset > source.size:
+        raise Refused("(the stream has ended)")
+    running = Running()
+    buffer = memoryview(bytearray(PIECE_BYTES_MAX))
+    while running.length < offset:
+        piece = buffer[: min(PIECE_BYTES_MAX, offset - running.length)]
+        source.read_into(running.length, piece)
+        running.add(piece)
+    if head.get(DIGEST) != running.digest().hex():
+        connection.write_head(_CONFLICT, {"Content-Length": 0})
+        return
+    length = stream_records.wire_bytes(source.size - offset)
+    connection.write_head(_OK, {SIZE: source.size, "Content-Length": length})
+    connection.send_content(source, running, STALL_S)
+
+
+def _refuse(connection: StreamSocket, error: RuchuError) -> None:
+    text = error.detail.strip("()") or str(error)
+    document = {"code": error.code, "text": text, "hint": error.advice}
+    body = json.dumps(document).encode()
+    fields: dict[str, str | int] = {
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+    }
+    connection.write_head(f"HTTP/1.1 {status_of(error)} Refused", fields, body)
 
 
 class StreamServer:
@@ -352,6 +200,9 @@ class StreamServer:
         clock: for limits by minute.
         alarm: told of refusals.
         limits: see there.
+
+    Attributes:
+        desk: streams that this node expects or offers.
     """
 
     def __init__(
@@ -366,7 +217,7 @@ class StreamServer:
         issued = Issued(identity.streams, identity.key)
         context = contexts.for_server(issued, identity.authority)
         self._port = Port(listen, context, self._answer, limits or Limits(), clock, alarm)
-        self._streams = StreamService(self._port, self.desk)
+        self._port.serve_streams(StreamService(self._port, self.desk, self._admit).serve)
 
     def __enter__(self) -> Self:
         self._port.open()
@@ -374,17 +225,18 @@ class StreamServer:
 
     def __exit__(self, *_: object) -> None:
         self._port.close()
-        self._streams.close()
 
     @property
     def address(self) -> Address:
         """Where it listens."""
         return self._port.address
 
-    async def _answer(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
-        path = request.rel_url.raw_path
-        if visit.peer is None or not path.startswith(PATH):
-            text = f"{visit.host} is no node, or asks for what is not here."
-            self._port.report("wire-request", visit, text)
-            raise Refused("(there is no such thing here)")
-        return await self._streams.serve(request, visit, visit.peer, path.removeprefix(PATH))
+    def _admit(self, visit: Visit) -> None:
+        if visit.peer is None:
+            text = f"{visit.host} came without the certificate of a node."
+            self._port.tell("wire-certificate", visit, text)
+            raise Refused("(no certificate was shown)")
+
+    async def _answer(self, _: web.BaseRequest, visit: Visit) -> web.StreamResponse:
+        self._port.report("wire-request", visit, f"{visit.host} asks for what is not here.")
+        raise Refused("(there is no such thing here)")

@@ -156,15 +156,12 @@ class Incoming:
             self._sink.restart()
         self.running.restart()
 
-    def take(self, piece: memoryview, digest: bytes) -> None:
-        """Check a piece and write it.
+    def write(self, offset: int, piece: memoryview) -> None:
+        """Write a piece that was checked.
 
         Raises:
-            Damaged: it is not what was sent.
-            RuchuError: the sink failed.
+            RuchuError: the sink failed; nothing is taken any more.
         """
-        offset = self.running.length
-        self.running.add_checked(piece, digest)
         with self._failing():
             self._sink.write(offset, piece)
 
@@ -174,13 +171,11 @@ class Incoming:
             self._sink.durable()
 
     def finish(self, digest: bytes) -> None:
-        """Everything has come.
+        """Everything has come, with this digest.
 
         Raises:
-            Damaged: the digest is another.
             RuchuError: the sink failed.
         """
-        self.running.add_checked(b"", digest)
         with self._failing():
             self._sink.finish(digest)
         self.digest = digest
