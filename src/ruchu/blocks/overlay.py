@@ -78,7 +78,7 @@ class Overlay:
         self._changed: BlockSet | None = None
         self._handed: BlockSet | None = None
         self._round = 0
-        with _reporting("opening"):
+        with overlay_file.reporting("opening"):
             self._load(BITMAP_OFFSET)
             self._begin_session(session)
 
@@ -168,20 +168,30 @@ class Overlay:
     @property
     def allocated_bytes(self) -> int:
         """Bytes that the cache takes on its file system."""
-        with _reporting("size"):
+        with overlay_file.reporting("size"):
             return self._file.allocated()
 
     def peek(self, start: int, length: int) -> memoryview | None:
         """Return what the base has at hand, if the cache has nothing of it."""
+        return self._base.peek(start, length) if self._is_below(start, length) else None
+
+    def peek_coming(self, start: int, length: int, limit_s: float) -> memoryview | None:
+        """Return what the base has at hand soon; see `CachedReader.peek_coming`."""
+        coming = getattr(self._base, "peek_coming", None)
+        if coming is None or not self._is_below(start, length):
+            return None
+        found: memoryview | None = coming(start, length, limit_s)
+        # Somebody may have written meanwhile, and been told that it is done.
+        return found if self._is_below(start, length) else None
+
+    def _is_below(self, start: int, length: int) -> bool:
+        """Tell whether the cache has nothing of a small range, as far as that is easily told."""
         if start + length > self._base_size:
-            return None
+            return False
         first, last = start >> _SHIFT, start + length + _IN_BLOCK >> _SHIFT
-        page = first // PAGE_BLOCKS
-        low = first - page * PAGE_BLOCKS
+        page, low = divmod(first, PAGE_BLOCKS)
         high = low + last - first
-        if high > PAGE_BLOCKS or self._written.bits(page, low, high):
-            return None
-        return self._base.peek(start, length)
+        return high <= PAGE_BLOCKS and not self._written.bits(page, low, high)
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill the buffer from the cache and the base."""
@@ -234,7 +244,7 @@ class Overlay:
         """Tell data from zeros by what the file has allocated."""
         for first, last in runs:
             at, end = first << _SHIFT, min(last << _SHIFT, self._size)
-            with _reporting("looking for data"):
+            with overlay_file.reporting("looking for data"):
                 ranges = list(self._file.data_ranges(self._data + at, self._data + end))
             for low, high in ranges:
                 if low - self._data > at:
@@ -265,7 +275,6 @@ class Overlay:
         """Store whole blocks, if that waits neither for the base nor a writer; tell whether."""
         end = start + len(buffer)
         assert 0 <= start <= end <= self._size
-        first, last = start >> _SHIFT, end + _IN_BLOCK >> _SHIFT
         stripe = start >> _STRIPE_SHIFT
         cut = start & _IN_BLOCK or (end & _IN_BLOCK and end < self._size)
         lock = self._stripes[stripe % _STRIPES]
@@ -273,7 +282,7 @@ class Overlay:
             return False
         try:
             self._store(start, end, [buffer])
-            self._mark(first, last)
+            self._mark(start >> _SHIFT, end + _IN_BLOCK >> _SHIFT)
         finally:
             lock.release()
         return True
@@ -322,7 +331,7 @@ class Overlay:
                 )
             if inner_last < last:
                 self._store(inner_last << _SHIFT, end, [_ZEROS[: end - (inner_last << _SHIFT)]])
-            with _reporting(f"punching at {start}"):
+            with overlay_file.reporting(f"punching at {start}"):
                 at = self._data + (inner_first << _SHIFT)
                 self._file.punch(at, inner_last - inner_first << _SHIFT)
             self._mark(first, last)
@@ -362,7 +371,7 @@ class Overlay:
         """Set bits in `live`, then in memory, and note the pages for the next flush."""
         for page, low, high in pieces(first, last):
             start, content = self._written.grown(page, low, high)
-            with _reporting("writing the bitmap"):
+            with overlay_file.reporting("writing the bitmap"):
                 self._file.write(self.header.live_offset + page * PAGE_BYTES + start, [content])
             self._unstored.add(page)
             self._written.put(page, start, content)
@@ -401,7 +410,7 @@ class Overlay:
         """Write pages of `durable` and wait for them."""
         if not saved:
             return
-        with _reporting("writing the bitmap"):
+        with overlay_file.reporting("writing the bitmap"):
             for page, content in saved:
                 self._file.write(BITMAP_OFFSET + page * PAGE_BYTES, [content])
         self._sync()
@@ -448,7 +457,7 @@ class Overlay:
     # How it is opened.
 
     def _read_header(self, identity: str) -> Header:
-        with _reporting("opening"):
+        with overlay_file.reporting("opening"):
             if self._file.size() < BITMAP_OFFSET:
                 raise CacheDamaged("it is cut off, or no write cache")
             page = bytearray(overlay_file.HEADER_BYTES)
@@ -489,12 +498,3 @@ class Overlay:
         # No sync: whatever a power failure makes of this, the session after it is another one.
         self._file.punch(self.header.live_offset, self.header.bitmap_bytes)
         self._file.write(overlay_file.SESSION_OFFSET, [page])
-
-
-@contextlib.contextmanager
-def _reporting(what: str) -> Iterator[None]:
-    """Turn an OSError into the error of the tree."""
-    try:
-        yield
-    except OSError as error:
-        raise overlay_file.failure(error, f"write cache, {what}") from None

@@ -13,6 +13,7 @@ kernel still has every write that returned, and `live` tells which blocks they w
 what a page cache lives through: the boot of the kernel and the file system's device.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -277,6 +278,15 @@ def failure(error: OSError, what: str) -> StorageError:
     """Return the error of the tree for what the operating system said."""
     kind = StorageFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
     return kind(f"({what}: {error.strerror})")
+
+
+@contextlib.contextmanager
+def reporting(what: str) -> Iterator[None]:
+    """Turn an OSError into the error of the tree."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, f"write cache, {what}") from None
 
 
 def make(path: Path, header: Header) -> None:

@@ -16,8 +16,9 @@ from ruchu.errors import RuchuError
 _PLACES_MAX = 256
 # The first window, in blocks.
 _WINDOW_FIRST = 4
-# What one thread fetches at a time, in blocks: a reader that catches up waits for no more.
-PIECE_BLOCKS = 8
+# What one thread fetches at a time, in blocks: a reader that catches up waits for no more, and what
+# a request costs beside its blocks is shared by as many.
+PIECE_BLOCKS = 16
 
 
 class Places:

@@ -65,17 +65,51 @@ def decompress(codec: int, payload: Bytes, plain_length: int) -> Bytes:
     return plain
 
 
-def _unzstd(payload: Bytes, plain_length: int) -> bytes:
+def decompress_into(codec: int, payload: Bytes, plain_length: int, target: memoryview) -> None:
+    """Put the chunk behind a payload where it belongs.
+
+    Raises:
+        ValueError: the payload is damaged, or is not of this codec or length; or the target has
+            another length.
+    """
+    if codec == RAW and len(payload) == plain_length == len(target):
+        target[:] = payload
+    elif codec == ZSTD and plain_length == len(target):
+        _unzstd_into(payload, target)
+    else:
+        # Everything that may be wrong with it is told there.
+        decompress(codec, payload, plain_length)
+        message = f"{plain_length} bytes instead of {len(target)}"
+        raise ValueError(message)
+
+
+def _unzstd_into(payload: Bytes, target: memoryview) -> None:
+    # A reader that is given room for the whole frame decodes it in one step, straight into it.
     try:
-        unpack = _decompressors.unpack
+        if zstandard.frame_content_size(payload) != len(target):
+            raise ValueError("the zstd frame states another length")
+        count = _decompressor().stream_reader(payload).readinto(target)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+    if count != len(target):
+        raise ValueError("the zstd frame is cut off")
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return the decompressor of this thread."""
+    try:
+        found: zstandard.ZstdDecompressor = _decompressors.one
     except AttributeError:
-        unpack = zstandard.ZstdDecompressor().decompress
-        _decompressors.unpack = unpack
+        found = _decompressors.one = zstandard.ZstdDecompressor()
+    return found
+
+
+def _unzstd(payload: Bytes, plain_length: int) -> bytes:
     # The frame states its size; a lying one must not make us allocate more than the record says.
     try:
         if zstandard.frame_content_size(payload) != plain_length:
             raise ValueError("the zstd frame states another length")
-        plain: bytes = unpack(payload, plain_length)
+        plain: bytes = _decompressor().decompress(payload, plain_length)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
     return plain

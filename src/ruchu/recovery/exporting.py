@@ -15,6 +15,8 @@ from ruchu.repository.chains import Chain
 from ruchu.repository.heads import DiskEntry, Head
 
 CACHE_BYTES_DEFAULT = 256 << 20
+# A boot reads about as much; more would be memory that an export takes and does not use.
+TOUCHED_AHEAD_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ def _identity(chain: Chain, head: Head, entry: DiskEntry) -> str:
 
 def _reader(chain: Chain, head: Head, entry: DiskEntry, cache_bytes: int) -> CachedReader:
     disk = chain.disk(head, entry)
-    return CachedReader(disk, cache_bytes=cache_bytes, block=chain.block_size)
+    return CachedReader(
+        disk, cache_bytes=cache_bytes, block=chain.block_size, touched_ahead=TOUCHED_AHEAD_BYTES
+    )
 
 
 def _overlay(

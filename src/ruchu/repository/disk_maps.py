@@ -10,7 +10,7 @@ import numpy as np
 from ruchu.model.extents import Content, Extent
 from ruchu.repository import maps, packs
 from ruchu.repository.heads import DiskEntry, Reference
-from ruchu.repository.pack_reading import PackReader
+from ruchu.repository.pack_reading import PackReader, Room
 
 # Segments kept decoded: 64 of them span 4 GiB of disk and take 1.3 MB.
 _SEGMENTS_KEPT = 64
@@ -107,8 +107,8 @@ class PointDisk:
         """Bytes of a block as it is encoded."""
         return self.map.block_size
 
-    def blocks(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:
-        """Yield number and content of blocks, in any order; see `blocks.caching.BlockwiseReader`.
+    def read_blocks(self, first: int, last: int, room: Room) -> None:
+        """Decode blocks, each into its room; see `blocks.caching.BlockwiseReader`.
 
         Raises:
             Damaged: a chunk is missing or wrong.
@@ -120,10 +120,8 @@ class PointDisk:
             if slots is not None:
                 wanted = slots[skip : skip + stop - first]
                 stored = np.flatnonzero(wanted["stored"])
-                rows = stored.tolist()
-                for row, _, chunk in self._reader.read(wanted[stored], packs.KIND_DATA):
-                    # Anything else than bytes is a view of a buffer that is used again.
-                    yield first + rows[row], chunk if isinstance(chunk, bytes) else bytes(chunk)
+                numbers = (stored + first).tolist()
+                self._reader.read_into(wanted[stored], packs.KIND_DATA, _rooms(numbers, room))
             first = stop
 
     def read_into(self, start: int, buffer: memoryview) -> None:
@@ -181,6 +179,11 @@ class PointDisk:
     def _extent(self, start: int, end: int, *, data: bool) -> Extent:
         end = min(end, self.size)
         return Extent(start, end - start, Content.DATA if data else Content.HOLE)
+
+
+def _rooms(numbers: list[int], room: Room) -> Room:
+    """Return the rooms of blocks by their place in a list of their numbers."""
+    return lambda row: room(numbers[row])
 
 
 def _runs(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, bool]]:

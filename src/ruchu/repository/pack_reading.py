@@ -2,7 +2,7 @@
 
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,17 @@ class _Run:
     rows: list[int]
 
 
+Room = Callable[[int], memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The kind of the records that are read, and where each belongs by its row; None: anywhere."""
+
+    kind: int
+    room: Room | None
+
+
 class PackReader:
     """Reads chunks of one chain. Safe in several threads."""
 
@@ -50,6 +61,7 @@ class PackReader:
         self._chain = chain
         self.table = table
         self._ciphers: dict[int, AESGCM] = {}
+        self._names: dict[int, str] = {}
         self._moves: dict[int, moves.Moves] = {}
         self._buffers: list[memoryview] = []
         self._lock = threading.Lock()
@@ -88,10 +100,24 @@ class PackReader:
         Raises:
             Damaged: a record is missing or wrong; its pack and offset are named.
         """
-        yield from self._read(slots, np.arange(len(slots)), kind, 0)
+        yield from self._read(slots, np.arange(len(slots)), _Wanted(kind, None), 0)
+
+    def read_into(self, slots: maps.Slots, kind: int, room: Room) -> None:
+        """Decode the chunks of all slots, each into its room; see `read`.
+
+        Args:
+            slots: of stored blocks only.
+            kind: of their records.
+            room: asked for each row; what the chunk lacks of it is filled with zeros.
+
+        Raises:
+            Damaged: a record is missing, wrong, or larger than its room.
+        """
+        for _ in self._read(slots, np.arange(len(slots)), _Wanted(kind, room), 0):
+            pass
 
     def _read(
-        self, slots: maps.Slots, rows: npt.NDArray[np.intp], kind: int, hops: int
+        self, slots: maps.Slots, rows: npt.NDArray[np.intp], wanted: "_Wanted", hops: int
     ) -> Iterator[tuple[int, bytes, codec.Bytes]]:
         for run in _runs(slots):
             # A fresh buffer for each request would cost more page faults than the decoding.
@@ -99,12 +125,11 @@ class PackReader:
             buffer = whole[: run.end - run.start]
             try:
                 self._storage.read_into(self._name(run.pack), run.start, buffer)
-                for row, chunk_id, chunk in self._records(run, slots, buffer, kind):
-                    yield int(rows[row]), chunk_id, chunk
+                yield from self._records(run, slots, buffer, wanted, rows)
             except ObjectMissing:
                 chosen = np.array(run.rows)
                 new = self._relocated(slots[chosen], run.pack, hops)
-                yield from self._read(new, rows[chosen], kind, hops + 1)
+                yield from self._read(new, rows[chosen], wanted, hops + 1)
             except ObjectShort as error:
                 raise Damaged(f"{self._name(run.pack)} is cut off ({error.detail})") from None
             finally:
@@ -123,34 +148,41 @@ class PackReader:
             return memoryview(mmap.mmap(-1, RUN_BYTES_MAX))
 
     def _records(
-        self, run: _Run, slots: maps.Slots, buffer: memoryview, kind: int
+        self,
+        run: _Run,
+        slots: maps.Slots,
+        buffer: memoryview,
+        wanted: "_Wanted",
+        rows: npt.NDArray[np.intp],
     ) -> Iterator[tuple[int, bytes, codec.Bytes]]:
-        """Yield what a request brought, each record held against its slot."""
+        """Yield what a request brought, each record held against its slot; rows as asked for."""
         cipher = self.cipher(run.pack)
+        numbers = rows.tolist()
         offsets = slots["offset"].tolist()
         lengths = slots["stored"].tolist()
         prefixes = slots["prefix"].tolist()
         for row in run.rows:
             at = offsets[row] - run.start
-            record, chunk = self._decoded(run.pack, buffer, at, run.start, cipher)
+            room = None if wanted.room is None else wanted.room(numbers[row])
+            record, chunk = self._decoded(run, buffer, at, cipher, room)
             wrong = (
                 record.stored != lengths[row]
-                or record.kind != kind
+                or record.kind != wanted.kind
                 or int.from_bytes(record.id[:8], "little") != prefixes[row]
             )
             if wrong:
                 where = f"{self._name(run.pack)} at {offsets[row]}"
                 raise Damaged(f"{where}: another record than the map says")
-            yield row, record.id, chunk
+            yield numbers[row], record.id, chunk
 
     def _decoded(
-        self, pack: int, buffer: memoryview, at: int, start: int, cipher: AESGCM | None
+        self, run: _Run, buffer: memoryview, at: int, cipher: AESGCM | None, room: memoryview | None
     ) -> tuple[packs.Record, codec.Bytes]:
         try:
-            record = packs.parse_record(self._name(pack), buffer, at)
-            return record, decode(record, buffer, at, cipher, self._chain.keys.chunk_id)
+            record = packs.parse_record(self._name(run.pack), buffer, at)
+            return record, decode(record, buffer, at, cipher, self._chain.keys.chunk_id, room)
         except (ValueError, Damaged) as error:
-            where = f"{self._name(pack)} at {start + at}"
+            where = f"{self._name(run.pack)} at {run.start + at}"
             raise Damaged(f"{where}: {error}") from None
 
     def _relocated(self, slots: maps.Slots, pack: int, hops: int) -> maps.Slots:
@@ -228,13 +260,29 @@ class PackReader:
         return bytes(buffer)
 
     def _name(self, pack: int) -> str:
-        return layout.pack(self._chain.id, self.table.id(pack).hex())
+        found = self._names.get(pack)
+        if found is None:
+            found = self._names[pack] = layout.pack(self._chain.id, self.table.id(pack).hex())
+        return found
 
 
 def decode(
-    record: packs.Record, buffer: memoryview, at: int, cipher: AESGCM | None, id_key: bytes
+    record: packs.Record,
+    buffer: memoryview,
+    at: int,
+    cipher: AESGCM | None,
+    id_key: bytes,
+    room: memoryview | None = None,
 ) -> codec.Bytes:
     """Return the chunk of a record in a buffer, checked by its id.
+
+    Args:
+        record: what its header says.
+        buffer: what was read.
+        at: where in it the record begins.
+        cipher: of its pack.
+        id_key: of its chain.
+        room: where the chunk belongs; what it lacks is filled with zeros.
 
     Raises:
         ValueError: it is damaged.
@@ -248,7 +296,13 @@ def decode(
             payload = cipher.decrypt(packs.nonce(record.number), payload, buffer[at:start])
         except InvalidTag:
             raise ValueError("does not decrypt") from None
-    chunk = codec.decompress(record.codec, payload, record.plain)
+    if room is None:
+        chunk = codec.decompress(record.codec, payload, record.plain)
+    else:
+        chunk = room[: record.plain]
+        codec.decompress_into(record.codec, payload, record.plain, chunk)
+        if len(room) > len(chunk):
+            room[len(chunk) :] = bytes(len(room) - len(chunk))
     if codec.chunk_id(id_key, chunk) != record.id:
         raise ValueError("chunk id is wrong")
     return chunk

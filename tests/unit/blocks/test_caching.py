@@ -257,18 +257,18 @@ def test_errors_ahead_of_a_reader_are_dropped():
 
 
 class BlockwiseDisk(MemoryDisk):
-    """Gives whole blocks in any order, leaves out zeros, and cuts zeros at the end of a block."""
+    """Gives whole blocks in any order, and leaves out zeros."""
 
     block_size = BLOCK
 
-    def blocks(self, first, last):
+    def read_blocks(self, first, last, room):
         self.reads.append((first, last))
         if self.error is not None:
             raise self.error
         for number in sorted(range(first, last), key=lambda number: number * 7 % 11):
             whole = self.content[number * BLOCK : (number + 1) * BLOCK]
             if any(whole):
-                yield number, whole.rstrip(b"\0") if number % 2 else whole.ljust(BLOCK, b"\0")
+                room(number)[:] = whole.ljust(BLOCK, b"\0")
 
     def read_into(self, start, buffer):
         raise AssertionError("it is read by blocks")
@@ -313,3 +313,36 @@ def test_errors_of_whole_blocks_are_not_kept(blockwise):
 def test_another_block_size_is_read_by_ranges(blockwise):
     with CachedReader(blockwise, block=2 * BLOCK) as reader, pytest.raises(AssertionError):
         content(reader, 0, 1)
+
+
+def test_a_block_that_is_being_read_is_waited_for(rng):
+    disk = GatedDisk(rng.randbytes(4 * BLOCK))
+    with cached(disk) as reader:
+        assert reader.peek_coming(0, 10, 30) is None
+        other = threading.Thread(target=content, args=(reader, 0, 2 * BLOCK))
+        other.start()
+        assert disk.came.acquire(timeout=30)
+        with pytest.raises(TimeoutError):
+            reader.peek_coming(BLOCK, 10, 0)
+        assert reader.peek_coming(2 * BLOCK, 10, 30) is None
+        disk.gate.set()
+        other.join()
+        assert reader.peek(BLOCK, 10) == disk.content[BLOCK : BLOCK + 10]
+
+
+def test_who_waits_for_a_block_gets_it(rng):
+    disk = GatedDisk(rng.randbytes(4 * BLOCK))
+    found = []
+    with cached(disk) as reader:
+        reader.prefetch(0, BLOCK)
+        assert disk.came.acquire(timeout=30)
+        waiting = threading.Thread(target=lambda: found.append(reader.peek_coming(5, 10, 30)))
+        waiting.start()
+        disk.gate.set()
+        waiting.join()
+        assert found == [disk.content[5:15]]
+
+
+def test_memory_that_was_got_ahead_changes_nothing(blockwise):
+    with cached(blockwise, touched_ahead=64 << 20) as reader:
+        assert content(reader, 0, blockwise.size) == blockwise.content

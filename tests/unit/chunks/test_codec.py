@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import pytest
@@ -47,11 +48,13 @@ def test_a_damaged_payload_raises_nothing_else(data):
     payload = bytearray(zstandard.compress(chunk))
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
-        found = codec.decompress(codec.ZSTD, bytes(payload), len(chunk))
-    except ValueError:
-        return
-    assert len(found) == len(chunk)
+    with contextlib.suppress(ValueError):
+        assert len(codec.decompress(codec.ZSTD, bytes(payload), len(chunk))) == len(chunk)
+    room = memoryview(bytearray(len(chunk) + 2))
+    with contextlib.suppress(ValueError):
+        codec.decompress_into(codec.ZSTD, bytes(payload), len(chunk), room[1:-1])
+    assert not room[0]
+    assert not room[-1]
 
 
 def test_the_keys_are_those_of_the_specification():
@@ -73,3 +76,24 @@ def test_the_keys_are_those_of_the_specification():
     )
     assert key.hex() not in repr(keys)
     assert repr(keys.packs) not in repr(keys)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_chunk_is_put_where_it_belongs(level, rng):
+    chunk = rng.randbytes(1000) * 9
+    used, payload = codec.Compressor(level).compress(chunk)
+    room = memoryview(bytearray(len(chunk) + 10))
+    codec.decompress_into(used, payload, len(chunk), room[5:-5])
+    assert room == bytes(5) + chunk + bytes(5)
+    for length, target in ((len(chunk), room), (len(chunk) - 1, room[1:-10])):
+        with pytest.raises(ValueError, match=r"bytes|length"):
+            codec.decompress_into(used, payload, length, target)
+    with pytest.raises(ValueError, match=r"."):
+        codec.decompress_into(used, payload[:-1], len(chunk), room[5:-5])
+    with pytest.raises(ValueError, match="codec 7"):
+        codec.decompress_into(7, payload, len(chunk), room[5:-5])
+
+
+def test_what_is_no_frame_is_put_nowhere():
+    with pytest.raises(ValueError, match=r"."):
+        codec.decompress_into(codec.ZSTD, b"no frame", 10, memoryview(bytearray(10)))

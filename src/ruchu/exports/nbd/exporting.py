@@ -25,6 +25,7 @@ _WRITABLE_FLAGS: Final = (
 )
 
 Peek = Callable[[int, int], memoryview | None]
+PeekComing = Callable[[int, int, float], memoryview | None]
 Write = Callable[[int, memoryview], None]
 WriteParts = Callable[[int, list[memoryview]], None]
 Zero = Callable[[int, int], None]
@@ -42,7 +43,8 @@ class NbdExport:
     Args:
         name: at most 4096 bytes of UTF-8.
         device: a disk; writable if it has `write`, `zero` and `flush`. Optional: `peek` (see
-            `PeekingReader`), `discard` (see `BlockDevice`), `write_parts` (as `write`, of several
+            `PeekingReader`), `peek_coming` (the same, waiting up to a limit for what is being read
+            already), `discard` (see `BlockDevice`), `write_parts` (as `write`, of several
             buffers that follow one another).
         description: shown to clients that ask.
         read_only: refuse writing even where the device can.
@@ -63,6 +65,7 @@ class NbdExport:
         self.description = description
         self.size = device.size
         self.peek: Peek = getattr(device, "peek", _nothing_at_hand)
+        self.peek_coming: PeekComing | None = getattr(device, "peek_coming", None)
         self.write: Write | None = None
         self.write_parts: WriteParts | None = None
         self.zero: Zero | None = None

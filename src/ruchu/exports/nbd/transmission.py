@@ -36,6 +36,9 @@ GATHERED_WRITE_MAX: Final = INBOX_BYTES // 4
 GATHERED_MAX: Final = 256
 # Answers of small reads and writes go out together; what is large goes at once.
 COLLECTED_MAX: Final = 64 * KIB
+# A reader that has caught up waits so long for what is read ahead of it; decoding takes some 2 ms.
+COMING_S: Final = 0.02
+IMPATIENT_REQUESTS: Final = 256
 # Zeros in what was read are found in pieces, and not sent: a chunk's head is 32 bytes.
 ZERO_PIECE: Final = 64 * KIB
 # A prefetch is a hint; more would push what is used out of the cache.
@@ -110,6 +113,7 @@ class Transmission:
         self._inbox = Inbox(channel)
         self._buffer: memoryview | None = None
         self._gathered: list[Write] = []
+        self._impatient = 0
         self._collected: list[Part] = []
         self._collected_bytes = 0
         self._broken = False
@@ -170,7 +174,7 @@ class Transmission:
         if length > messages.PAYLOAD_MAX:
             return False
         try:
-            data = self._export.peek(start, length)
+            data = self._export.peek(start, length) or self._coming(start, length)
         except Exception:  # noqa: BLE001 - the pool meets it again, and answers it
             return False
         if data is None:
@@ -184,6 +188,23 @@ class Transmission:
         if self._collected_bytes >= COLLECTED_MAX:
             self._send_collected()
         return True
+
+    def _coming(self, start: int, length: int) -> memoryview | None:
+        """Return what is just being read ahead, in less time than others take to be woken for it.
+
+        The requests behind it wait as well; so this is not tried for a while if it takes longer.
+        """
+        if self._export.peek_coming is None:
+            return None
+        if self._impatient:
+            self._impatient -= 1
+            return None
+        self._settle()
+        try:
+            return self._export.peek_coming(start, length, COMING_S)
+        except TimeoutError:
+            self._impatient = IMPATIENT_REQUESTS
+            return None
 
     def _gather(self, cookie: int, start: int, length: int) -> None:
         """Take a small write; it is stored with those that came with it."""
