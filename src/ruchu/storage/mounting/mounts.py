@@ -104,7 +104,8 @@ class Mounts:
                     commands.run(["umount", "--", str(point)], timeout_s=UNMOUNT_LIMIT_S)
                 except errors.CommandFailed as error:
                     raise errors.StorageError(f"({error.detail})", hint=_BUSY_HINT) from error
-            with contextlib.suppress(FileNotFoundError):
+            # Files that lie there are somebody's, and stay.
+            with contextlib.suppress(OSError):
                 point.rmdir()
 
     def _prepare(self, point: Path) -> None:
