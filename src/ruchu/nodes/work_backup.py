@@ -55,7 +55,9 @@ def _machines(work: Work) -> list[dict[str, Any]]:
     results = machine_backups.back_up_machines(
         work.places.storages, work.places.platforms, (storage, work.text("platform")), order, run
     )
-    return [machine_backups.machine_fields(result, storage) for result in results]
+    found = [machine_backups.machine_fields(result, storage) for result in results]
+    names = body.get("names") or {}
+    return [{**each, "machine": names.get(each["machine"], each["machine"])} for each in found]
 
 
 def _options(work: Work) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def _retain(work: Work, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         try:
             done += retentions.apply(
-                work.places.storages, each["storage"], each["machine"], policy, grace,
+                work.places.storages, each["storage"], each["chain"], policy, grace,
                 dry_run=False,
             )  # fmt: skip
         except ChainBusy as error:

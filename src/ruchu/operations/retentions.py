@@ -19,7 +19,7 @@ def apply(
     *,
     dry_run: bool,
 ) -> list[dict[str, Any]]:
-    """Apply a policy to one protected object of a storage, or to all of them.
+    """Apply a policy to one protected object (or chain) of a storage, or to all of them.
 
     Raises:
         UsageError: the policy has no rule: it would keep everything.
@@ -29,7 +29,7 @@ def apply(
     if not policy.rules():
         raise UsageError("(no rule was given)", hint="Such as --keep-last 7 or --daily 14.")
     repository = storages.open(storage)
-    chains = [c for c in repository.all_chains() if name is None or c.object.name == name]
+    chains = [c for c in repository.all_chains() if name in {None, c.object.name, c.id}]
     if name is not None and not chains:
         raise NotFound(f"(object {name!r} in storage {storage!r})")
     done = []

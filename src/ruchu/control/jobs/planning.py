@@ -187,7 +187,10 @@ def _backup_task(
     (platform, storage), (body, machines) = places, work
     label = machines[0].name if len(machines) == 1 else policy.name
     identity = ",".join(each.id for each in machines)
-    names = {"machines": [each.id for each in machines]}
+    names = {
+        "machines": [each.id for each in machines],
+        "names": {each.id: each.name for each in machines},
+    }
     planned = planner.task(
         run, label, {**body, **names}, platform=platform, storages=[(storage, "writers")]
     )

@@ -146,7 +146,9 @@ class Hub:
     def _ending(self, link: Link, message: messages.TaskEnding) -> None:
         ending = message.ending
         self._tasks.end(link.node, ending)
-        link.send(messages.Acknowledge(ending.task, ending.attempt, messages.COUNT_MAX, ended=True))
+        task = self._tasks.get(ending.task)
+        number = task.number if task is not None else 0
+        link.send(messages.Acknowledge(ending.task, ending.attempt, number, ended=True))
 
     def disconnected(self, link: Link, why: str) -> None:
         """Learn that a node is gone."""
