@@ -44,5 +44,6 @@ def server(
 
     face = Face(serving.address_of(listen), certificate, key, plain)
     at = serving.address_of(nodes)
-    settings = Settings(state, at, tuple(name or ()) or (at.host,), database, not no_node)
+    names = tuple(name or ()) or (at.host,)
+    settings = Settings(state, at, names, database, not no_node, output.note)
     serving.serve(settings, face, SYSTEM, (output.line, output.note))

@@ -21,6 +21,7 @@ TASKS: Mapping[str, Worker] = {
 QUESTIONS: Mapping[str, Worker] = {
     "inventory": work_storages.inventory,
     "platform-check": work_storages.check_platform,
+    "reap": work_storages.reap,
     "storage-make": work_storages.make,
     "storage-look": work_storages.look,
     "points": work_storages.list_points,

@@ -7,7 +7,7 @@ from typing import Any
 from ruchu.errors import UsageError
 from ruchu.nodes import places
 from ruchu.nodes.work_contract import Result, Work
-from ruchu.operations import points, repairs, storages, verification
+from ruchu.operations import points, reaping, repairs, verification
 from ruchu.operations.registry import Registry
 from ruchu.operations.storages import Storages
 from ruchu.repository.verifying_findings import Watch
@@ -115,8 +115,8 @@ def check_platform(work: Work) -> Result:
     return work.places.platforms.check(work.text("platform"))
 
 
-def find_chain(work: Work) -> Result:
-    """Return what a chain is."""
-    repository = work.places.storages.open(work.text("storage"))
-    chain = storages.find_chain(repository, work.text("chain"))
-    return {"chain": chain.id, "name": chain.object.name}
+def reap(work: Work) -> Result:
+    """Remove what dead runs left on a platform."""
+    known = work.places
+    storage, platform = work.text("storage"), work.text("platform")
+    return reaping.reap(known.storages, known.platforms, storage, platform)

@@ -147,6 +147,13 @@ class Asker:
         secrets = [f"storage:{row.name}"] if row.encrypted else []
         return self.ask(node.id, what, known, secrets, limit_s)
 
+    def reap(self, storage: StorageRow, platform: PlatformRow) -> Mapping[str, Sequence[str]]:
+        """Remove what dead runs left on a platform; return it by machine."""
+        body = {**_of_platform(platform), "platform": platform.name}
+        answer = self._of_storage(storage, "reap", body, INVENTORY_LIMIT_S)
+        cleaned: Mapping[str, Sequence[str]] = answer["cleaned"]
+        return cleaned
+
     # Nodes.
 
     def instants(self, node: NodeRow) -> Sequence[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from ruchu.control.nodes.dispatch import Dispatcher
 from ruchu.control.nodes.watching import NodeWatch
 from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.server.embedded import EmbeddedNode
+from ruchu.control.server.housekeeping import Housekeeping
 from ruchu.control.server.services import Services
 from ruchu.control.server.state import ServerState
 from ruchu.wire.calling import Address
@@ -52,6 +53,7 @@ class Settings:
         names: host names and addresses that nodes reach it by.
         database: address of a database; empty is SQLite in the state directory.
         embedded: bring a node along.
+        tell: hears what an administrator may want to read in the log.
     """
 
     directory: Path
@@ -59,6 +61,7 @@ class Settings:
     names: Sequence[str]
     database: str = ""
     embedded: bool = True
+    tell: Callable[[str], None] = print
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def _threads(
     yield schedules.begin, schedules.close
     watch = NodeWatch(services.nodes, services.hub, services.tasks, services.alarms.raise_alarm)
     yield watch.begin, watch.close
+    house = Housekeeping(services, settings.tell)
+    yield house.begin, house.close
     if settings.embedded:
         address = Address(_reachable(listener.address.host), listener.address.port)
         fingerprint = services.authority.fingerprint
