@@ -118,12 +118,13 @@ def build(number: int, function: int, maps: Maps, kernel: Structures) -> bytes:
     code.move(_CONTEXT, 1)
     for argument in arguments:
         _look_at(code, hook, argument, maps, kernel)
-    code.label("allow")
-    code.leave(0)
+    code.jump("allow")
     code.label("guarded")
     _leave_if_admitted(code, maps, kernel)
     _report(code, number, maps, kernel)
     code.leave(_REFUSED)
+    code.label("allow")
+    code.leave(0)
     return code.assembled()
 
 

@@ -46,7 +46,7 @@ class Structures:
         self._structures: dict[str, int] = {}
         try:
             self._index(header + types, header + types + types_len)
-        except struct.error:
+        except (struct.error, ValueError):
             raise GuardUnsupported(
                 "the description of the kernel's structures is cut off"
             ) from None
