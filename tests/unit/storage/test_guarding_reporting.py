@@ -6,7 +6,9 @@ from ruchu.storage.guarding.reporting import Limiter, Report
 
 
 def report(name="a", text="dd wrote"):
-    return Report("guard-refused", Severity.CRITICAL, "/storage", f"{text} {name}", {"object": name})
+    return Report(
+        "guard-refused", Severity.CRITICAL, "/storage", f"{text} {name}", {"object": name}
+    )
 
 
 @pytest.fixture
