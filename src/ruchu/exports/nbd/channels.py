@@ -50,6 +50,9 @@ class Channel(Protocol):
             OSError: the client is gone or takes nothing; nothing can be sent any more.
         """
 
+    def send_at_once(self, head: bytes) -> bool:
+        """Send a short message if that waits for nothing; tell whether it was sent."""
+
     def send(self, head: bytes, data: Part = b"") -> None:
         """Send both as one message.
 
@@ -135,6 +138,21 @@ class PlainChannel(_SocketChannel):
                 # Half a message may be out; nothing that follows could be understood.
                 self.abort()
                 raise
+
+    def send_at_once(self, head: bytes) -> bool:
+        """Send a short message if that waits for nothing; tell whether it was sent."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            sent = self._socket.send(head, socket.MSG_DONTWAIT)
+            if sent != len(head):
+                self._send_rest(head, b"", sent)
+        except OSError:
+            # Full, or gone: whoever sends it then finds out.
+            return False
+        finally:
+            self._sending.release()
+        return True
 
     def send(self, head: bytes, data: Part = b"") -> None:
         """Send both as one message."""
@@ -223,6 +241,11 @@ class TlsChannel(_SocketChannel):
     def send_all(self, parts: list[Part]) -> None:
         """Send parts of one or several messages, together."""
         self.send(b"".join(parts))
+
+    def send_at_once(self, head: bytes) -> bool:
+        """Do nothing: an encrypted message cannot be taken back if it has to wait."""
+        del head
+        return False
 
     def _take(self) -> bool:
         data = self._socket.recv(_TLS_PIECE)

@@ -24,6 +24,7 @@ from ruchu.exports.nbd.channels import Channel, Part
 from ruchu.exports.nbd.gathering import Write, runs_of
 from ruchu.exports.nbd.handshake import ALLOCATION_ID, Agreed
 from ruchu.exports.nbd.inbox import INBOX_BYTES, Inbox
+from ruchu.exports.nbd.pieces import Piece, chunks_of
 from ruchu.exports.nbd.workers import Budget, Pool
 from ruchu.model.extents import Content
 from ruchu.units import KIB, MIB
@@ -39,8 +40,6 @@ COLLECTED_MAX: Final = 64 * KIB
 # A reader that has caught up waits so long for what is read ahead of it; decoding takes some 2 ms.
 COMING_S: Final = 0.02
 IMPATIENT_REQUESTS: Final = 256
-# Zeros in what was read are found in pieces, and not sent: a chunk's head is 32 bytes.
-ZERO_PIECE: Final = 64 * KIB
 # A prefetch is a hint; more would push what is used out of the cache.
 PREFETCH_MAX: Final = 32 * MIB
 # An answer to a block status query: 32 KiB; the client asks again behind it.
@@ -48,7 +47,6 @@ DESCRIPTORS_MAX: Final = 4096
 # What a request takes beside its data.
 REQUEST_COST: Final = 4 * KIB
 STATUS_COST: Final = 512 * KIB
-_ZEROS = bytes(ZERO_PIECE)
 
 _ALLOWED_FLAGS: Final = {
     messages.CMD_READ: replies.FLAG_DONT_FRAGMENT,
@@ -107,7 +105,7 @@ class Transmission:
         self._export = agreed.export
         self._resources = resources
         self._own_budget = Budget(resources.connection_bytes_max)
-        self._answers: queue.SimpleQueue[tuple[list[_Piece], int] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[list[Piece], int] | None] = queue.SimpleQueue()
         self._sender: threading.Thread | None = None
         self._structured = agreed.structured
         self._inbox = Inbox(channel)
@@ -117,7 +115,7 @@ class Transmission:
         self._collected: list[Part] = []
         self._collected_bytes = 0
         self._broken = False
-        self._commands: dict[int, Callable[[Request], list[_Piece] | _Failure]] = {
+        self._commands: dict[int, Callable[[Request], list[Piece] | _Failure]] = {
             messages.CMD_READ: self._read,
             messages.CMD_FLUSH: self._flush,
             messages.CMD_TRIM: self._trim,
@@ -300,7 +298,7 @@ class Transmission:
     # ------------------------------------------------------------------------------- by the pool
 
     def _hand_over(
-        self, request: Request, action: Callable[[Request], "list[_Piece] | _Failure"]
+        self, request: Request, action: Callable[[Request], "list[Piece] | _Failure"]
     ) -> None:
         """Have a request carried out by the pool; wait first if too much is in flight."""
         cost = REQUEST_COST
@@ -322,20 +320,28 @@ class Transmission:
     def _carry_out(
         self,
         request: Request,
-        action: Callable[[Request], "list[_Piece] | _Failure"],
+        action: Callable[[Request], "list[Piece] | _Failure"],
         cost: int,
     ) -> None:
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         try:
             if not self._broken:
                 done = self._attempt(request, action)
                 pieces = self._failed(request, done) if isinstance(done, _Failure) else done
         finally:
+            self._answer(pieces, cost)
+
+    def _answer(self, pieces: list[Piece], cost: int) -> None:
+        """Send what takes no waiting, such as that a flush is done; leave the rest to the sender."""
+        if len(pieces) == 1 and not pieces[0][1] and self._channel.send_at_once(pieces[0][0]):
+            self._resources.budget.give_back(cost)
+            self._own_budget.give_back(cost)
+        else:
             self._answers.put((pieces, cost))
 
     def _attempt(
-        self, request: Request, action: Callable[[Request], "list[_Piece] | _Failure"]
-    ) -> "list[_Piece] | _Failure":
+        self, request: Request, action: Callable[[Request], "list[Piece] | _Failure"]
+    ) -> "list[Piece] | _Failure":
         try:
             return action(request)
         except Exception as error:  # noqa: BLE001 - the boundary of a request: the client is told
@@ -355,7 +361,7 @@ class Transmission:
             threading.excepthook(threading.ExceptHookArgs(details))
         return _Failure(replies.NO_SPACE if full else replies.IO_ERROR, str(error))
 
-    def _read(self, request: Request) -> "list[_Piece] | _Failure":
+    def _read(self, request: Request) -> "list[Piece] | _Failure":
         start, length, cookie = request.start, request.length, request.cookie
         buffer = bytearray(length)
         self._export.device.read_into(start, memoryview(buffer))
@@ -365,14 +371,14 @@ class Transmission:
             return [(replies.done_chunk(cookie), b"")]
         if request.flags & replies.FLAG_DONT_FRAGMENT:
             return [(replies.data_chunk(cookie, start, length, last=True), buffer)]
-        return _chunks(cookie, start, buffer)
+        return chunks_of(cookie, start, buffer)
 
-    def _flush(self, request: Request) -> "list[_Piece] | _Failure":
+    def _flush(self, request: Request) -> "list[Piece] | _Failure":
         if self._export.flush is not None:
             self._export.flush()
         return self._done(request)
 
-    def _trim(self, request: Request) -> "list[_Piece] | _Failure":
+    def _trim(self, request: Request) -> "list[Piece] | _Failure":
         assert self._export.discard is not None
         try:
             self._export.discard(request.start, request.length)
@@ -380,7 +386,7 @@ class Transmission:
             self._export.allocation.changed()
         return self._flush(request) if request.flags & replies.FLAG_FUA else self._done(request)
 
-    def _write_zeroes(self, request: Request) -> "list[_Piece] | _Failure":
+    def _write_zeroes(self, request: Request) -> "list[Piece] | _Failure":
         zero = self._export.zero
         # What was discarded reads as zeros too, and takes no room.
         if self._export.discard is not None and not request.flags & replies.FLAG_NO_HOLE:
@@ -392,7 +398,7 @@ class Transmission:
             self._export.allocation.changed()
         return self._flush(request) if request.flags & replies.FLAG_FUA else self._done(request)
 
-    def _prefetch(self, request: Request) -> "list[_Piece] | _Failure":
+    def _prefetch(self, request: Request) -> "list[Piece] | _Failure":
         end = request.start + min(request.length, PREFETCH_MAX)
         buffer = memoryview(bytearray(min(request.length, WRITE_PIECE)))
         at = request.start
@@ -403,7 +409,7 @@ class Transmission:
             at += count
         return self._done(request)
 
-    def _block_status(self, request: Request) -> "list[_Piece] | _Failure":
+    def _block_status(self, request: Request) -> "list[Piece] | _Failure":
         most = 1 if request.flags & replies.FLAG_REQUEST_ONE else DESCRIPTORS_MAX
         told = self._export.allocation.status(request.start, request.length, most)
         found = [(length, _STATES[content]) for length, content in told]
@@ -440,18 +446,18 @@ class Transmission:
             return self._told(error)
         return None
 
-    def _done(self, request: Request) -> "list[_Piece]":
+    def _done(self, request: Request) -> list[Piece]:
         if self._agreed.structured:
             return [(replies.done_chunk(request.cookie), b"")]
         return [(replies.simple_reply(request.cookie), b"")]
 
-    def _failed(self, request: Request, failure: _Failure) -> "list[_Piece]":
+    def _failed(self, request: Request, failure: _Failure) -> list[Piece]:
         if self._agreed.structured:
             chunk = replies.error_chunk(request.cookie, failure.number, failure.text)
             return [(chunk, b"")]
         return [(replies.simple_reply(request.cookie, failure.number), b"")]
 
-    def _send(self, pieces: "list[_Piece]") -> None:
+    def _send(self, pieces: list[Piece]) -> None:
         for head, data in pieces:
             self._channel.send(head, data)
 
@@ -471,28 +477,3 @@ class Transmission:
                 del answer, pieces
                 self._resources.budget.give_back(cost)
                 self._own_budget.give_back(cost)
-
-
-_Piece = tuple[bytes, Part]
-
-
-def _chunks(cookie: int, start: int, buffer: bytearray) -> list[_Piece]:
-    """Return data and hole chunks of what was read; every piece of zeros is a hole."""
-    runs: list[list[int]] = []
-    for at in range(0, len(buffer), ZERO_PIECE):
-        count = min(ZERO_PIECE, len(buffer) - at)
-        zero = int(buffer.startswith(_ZEROS[:count] if count < ZERO_PIECE else _ZEROS, at))
-        if runs and runs[-1][2] == zero:
-            runs[-1][1] += count
-        else:
-            runs.append([at, count, zero])
-    view = memoryview(buffer)
-    pieces: list[_Piece] = []
-    for at, count, zero in runs:
-        last = at + count == len(buffer)
-        if zero:
-            pieces.append((replies.hole_chunk(cookie, start + at, count, last=last), b""))
-        else:
-            head = replies.data_chunk(cookie, start + at, count, last=last)
-            pieces.append((head, view[at : at + count]))
-    return pieces

@@ -188,3 +188,17 @@ def test_who_takes_nothing_is_given_up(pair):
     with pytest.raises((OSError, ssl.SSLError)):
         channel.send_all([b"more"])
     client.close()
+
+
+def test_a_short_message_is_sent_at_once_unless_it_has_to_wait(pair):
+    channel, client = pair
+    assert channel.send_at_once(b"done")
+    assert client.recv(10) == b"done"
+    client.setblocking(False)
+    with channel._sending:
+        assert not channel.send_at_once(b"busy")
+    while channel.send_at_once(bytes(1000)):
+        pass
+    assert len(client.recv(1000)) == 1000
+    client.close()
+    assert not channel.send_at_once(b"gone")
