@@ -27,6 +27,8 @@ from ruchu.model.schedule_rules import (
 )
 from ruchu.model.schedules import Schedule, from_document, to_document
 
+pytestmark = pytest.mark.slow
+
 FAULTS = os.environ.get("RUCHU_PROFILE") == "faults"
 ZONES = (
     "Asia/Shanghai",
@@ -264,7 +266,6 @@ def cases(draw):
 # ------------------------------------------------------------------------------------ the tests
 
 
-@pytest.mark.slow
 @hypothesis.given(cases())
 @hypothesis.settings(max_examples=EXAMPLES, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 def test_every_minute_of_the_world(case):

@@ -15,6 +15,7 @@ from ruchu.control.schedules.contract import ScheduledPolicy, Standing
 from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.schedules.tables import PROGRESS, STARTS
 from ruchu.model.policies import Missed
+from ruchu.model.schedule_rules import Rolling
 from ruchu.model.schedules import from_document
 from ruchu.testing.clocks import ManualClock
 
@@ -62,7 +63,7 @@ class Runs:
         self.database = database
         self.broken = set()
         self.ends = {}
-        self.began = threading.Condition()
+        self.began, self.count = threading.Condition(), 0
         RUNS.create(database.engine)
 
     def start(self, connection, policy, schedule, due):
@@ -70,7 +71,10 @@ class Runs:
         connection.execute(RUNS.insert().values(row))
         if policy.id in self.broken:
             raise ValueError(policy.id)
+        if isinstance(schedule.rule, Rolling):
+            self.ends[policy.id] = Standing.UNDER_WAY
         with self.began:
+            self.count += 1
             self.began.notify_all()
 
     def last_end(self, policy, kind):
@@ -83,7 +87,7 @@ class Runs:
 
     def wait_for(self, count):
         with self.began:
-            assert self.began.wait_for(lambda: len(self.made()) >= count, 60)
+            assert self.began.wait_for(lambda: self.count >= count, 60)
 
 
 class Watcher:
@@ -124,7 +128,23 @@ class World:
 
 @pytest.fixture
 def world(database):
-    return World(database)
+    yield World(database)
+    RUNS.drop(database.engine)
+
+
+@contextlib.contextmanager
+def noting(database, name):
+    """Yield a list that has an entry for each event of a kind in the database."""
+    noted = []
+
+    def note(*given):
+        noted.append(name)
+
+    event.listen(database.engine, name, note)
+    try:
+        yield noted
+    finally:
+        event.remove(database.engine, name, note)
 
 
 def at(text):
@@ -233,21 +253,20 @@ def test_nothing_due_costs_no_statement_and_no_arithmetic(world, monkeypatch):
         world.source.put(f"p{number}", HOURLY, SIX, VERIFY)
     world.look()
     calls = []
-    event.listen(world.database.engine, "begin", lambda connection: calls.append("begin"))
     monkeypatch.setattr(starting, "following", lambda *given: calls.append(given))
     monkeypatch.setattr(world.source, "enabled", lambda: calls.append("enabled"))
-    assert world.go("2027-01-04T00:30:01") == []
-    assert calls == []
+    with noting(world.database, "begin") as transactions:
+        assert world.go("2027-01-04T00:30:01") == []
+    assert calls == transactions == []
 
 
 def test_starts_that_are_due_together_share_transactions(world):
     for number in range(100):
         world.source.put(f"p{number}", HOURLY)
     world.look()
-    calls = []
-    event.listen(world.database.engine, "commit", lambda connection: calls.append("commit"))
-    assert len(world.go("2027-01-04T01:00")) == 100
-    assert len(calls) == 4  # 32 each
+    with noting(world.database, "commit") as commits:
+        assert len(world.go("2027-01-04T01:00")) == 100
+    assert len(commits) == 4  # 32 each
 
 
 # ------------------------------------------------------------------------------ missed starts
@@ -310,8 +329,8 @@ def test_a_year_of_missed_minutes_is_one_run_and_quickly_counted(world):
 def test_the_last_of_many_missed_moments_is_the_one_that_is_started(world, document):
     world.source.put("a", document)
     world.look()
-    begin, now = world.clock.now(), at("2047-02-13T11:11")
-    last = expected(world.source, begin, now)[-1][2]
+    now = at("2047-02-13T11:11")
+    last = expected(world.source, now - 40 * DAY, now)[-1][2]
     assert [each[2] for each in world.go("2047-02-13T11:11")] == [f"{last:%d %H:%M}"]
     assert world.runs.made()[0][2] == last
 
@@ -361,7 +380,6 @@ def test_a_clock_that_was_years_ahead_for_a_while_holds_up_nothing(world, restar
 def test_a_rolling_schedule_waits_for_the_end_of_the_run(world):
     world.source.put("a", {"kind": "incremental", "rolling": {"minutes": 30}})
     assert world.look() == [("a", "incremental", "04 00:30")]
-    world.runs.ends["a"] = Standing.UNDER_WAY
     world.scheduler.run_ended("a")
     assert world.go("2027-01-04T03:00") == []
     assert world.scheduler.next_wakeup(world.clock.now()) is None
@@ -461,6 +479,7 @@ def crashing(database, step, kind=CrashError):
             event.remove(database.engine, name, before)
 
 
+@pytest.mark.slow
 def test_every_start_happens_once_whatever_crashes(world, rng):
     """Kill it between any two steps, and in the calls of others, and go on with a new one."""
     world.source.put("a", HOURLY, SIX, VERIFY)
@@ -555,7 +574,7 @@ def test_old_starts_are_forgotten(world, monkeypatch):
     with world.database.reading() as connection:
         numbers = connection.execute(sa.select(STARTS.c.number)).scalars().all()
     assert 10 <= len(numbers) <= 15
-    assert max(numbers) == 60
+    assert max(numbers) - min(numbers) < 15
 
 
 # ------------------------------------------------------------------------------------- thread
@@ -582,10 +601,11 @@ def test_the_thread_starts_what_is_due_and_outlives_failures(world):
         world.clock.move(5 * MINUTE)
         world.scheduler.run_ended("b")
         world.runs.wait_for(3)
-        world.runs.ends["b"] = Standing.UNDER_WAY
     finally:
         stop.set()
         world.scheduler.wake()
         thread.join(60)
     assert not thread.is_alive()
-    assert {str(error) for error in world.watcher.failures} <= {"gone"}
+    assert {str(error) for error in world.watcher.failures} == {"gone"}
+    made = [(policy, kind) for policy, kind, _ in world.runs.made()]
+    assert sorted(made) == [("a", "incremental"), ("b", "log"), ("b", "log")]

@@ -29,9 +29,6 @@ SEARCH_YEARS = 10
 # The fifth Sunday of February comes after at most 40 years; a year is looked at in no time.
 SEARCH_YEARS_YEARLY = 41
 _DAY = datetime.timedelta(days=1)
-# A start may fall on a later day than its rule names, where a whole day is left out (Apia, 2011),
-# and a clock put back at midnight shows a day that is over.
-_SLACK = 2 * _DAY
 _MINUTE = datetime.timedelta(minutes=1)
 _HOUR_MINUTES = 60
 _EARLIEST = datetime.datetime(EARLIEST.year, EARLIEST.month, EARLIEST.day, tzinfo=datetime.UTC)
@@ -73,7 +70,8 @@ def following(
     if isinstance(rule, Rolling):
         after += rule.minutes * _MINUTE
     after = max(after, _EARLIEST)
-    begin = after.astimezone(zone).date() - _SLACK
+    # The days before are over: their times, put off by a gap, come no later than this day begins.
+    begin = after.astimezone(zone).date()
     if schedule.begin is not None:
         begin = max(begin, schedule.begin)
     years = SEARCH_YEARS_YEARLY if isinstance(rule, Yearly) else SEARCH_YEARS
