@@ -57,6 +57,7 @@ class Deliverer:
         self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
         self._busy: set[str] = set()
         self._lock = threading.Lock()
+        self._failures: dict[str, int] = {}
         self._forgot: datetime.datetime | None = None
         self._broken = ""
 
@@ -152,6 +153,7 @@ class Deliverer:
         now, name = self._clock.now(), job.definition.name
         if not errors:
             transactions.retried(self._database, lambda each: outbox.settle_sent(each, job, now))
+            self._failures.pop(name, None)
             self._alarms.clear(matching.CHANNEL_FAILED, name)
             return True
         text = str(errors[0])
@@ -160,7 +162,9 @@ class Deliverer:
             lambda each: outbox.settle_failed(each, job, now, text, reached),
         )
         refused = any(isinstance(each, ChannelRefused) for each in errors)
-        if refused or job.attempts >= ALARM_AFTER:
+        # In a row, over all its messages; after a restart the attempts of this one still count.
+        self._failures[name] = max(self._failures.get(name, 0) + 1, job.attempts)
+        if refused or self._failures[name] >= ALARM_AFTER:
             self._alarms.raise_alarm(matching.CHANNEL_FAILED, Severity.ERROR, name, text)
         return False
 
