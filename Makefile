@@ -26,7 +26,7 @@ SETUP_INPUTS := Makefile pyproject.toml requirements/build.lock requirements/dev
 SETUP_STAMP := $(VENV)/setup.sha256
 BENCH_STAMP := $(VENV)/bench.sha256
 
-.PHONY: help setup demo run test faults cover lint check bench lock clean vm-packages judges
+.PHONY: help setup demo run test faults cover lint check bench bench-streams lock clean vm-packages judges
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench: setup ## measure Ruchu against its peers: make bench ARGS="--help"
 	    sha256sum requirements/bench.lock requirements/bench-build.lock > $(BENCH_STAMP); \
 	fi
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-streams: setup ## measure bulk streams beside a plain TLS socket copy
+	@$(BIN)/python -m benchmarks.streams $(ARGS)
 
 # Writes versions and hashes, no addresses: whoever installs decides where from. A release younger
 # than a week is left alone, since most bad uploads are found within days.

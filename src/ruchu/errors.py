@@ -14,7 +14,7 @@ RuchuError
 ├── ControlError ─ NotAuthenticated, Forbidden, TooMany, Stale, NeedsApproval, DatabaseUnusable,
 │                  ChannelFailed ─ ChannelRefused
 │                  CodeNeeded, LastAdministrator, QuotaExceeded, WrongServerKey,
-│                  SecretDamaged, AuditBroken
+│                  SecretDamaged, AuditBroken, IdentityProviderAway
 ├── WireError ─ ProtocolViolation, Refused, NodeAway, NodeFailed, WrongAuthorityKey
 └── CommandFailed
 
@@ -459,6 +459,14 @@ class SecretDamaged(ControlError):
 
     code = "secret-damaged"
     hint = "Somebody may have tampered with the database. Enter this secret again."
+
+
+class IdentityProviderAway(ControlError):
+    """The identity provider does not answer, or not as it should."""
+
+    code = "identity-provider-away"
+    retry = True
+    hint = "Try again later, or sign in with a password; an administrator checks its address."
 
 
 class AuditBroken(ControlError):

@@ -10,6 +10,7 @@ from ruchu.clock import Clock
 from ruchu.errors import Refused, WireError
 from ruchu.model import ids
 from ruchu.model.tasks import Severity
+from ruchu.wire import authority as authorities
 from ruchu.wire import enrolment, messages
 from ruchu.wire.authority import NODE_LIFE, Authority, Certificates
 from ruchu.wire.calling import Address
@@ -55,7 +56,7 @@ class RecordingServer:
 
     Attributes:
         told: tuples whose first member is the name of the callback.
-        tokens: valid ones, and the public key that used each.
+        tokens: valid ones, and the digest of the key that used each.
         revoked: serial numbers and nodes.
         on_received: does more when a message comes.
         on_connected: decides about a node; welcomes it if there is none.
@@ -80,11 +81,12 @@ class RecordingServer:
 
     def enrol(self, token: str, request: str, facts: Mapping[str, Any]) -> Certificates:
         """Take a node in."""
-        if token not in self.tokens or self.tokens[token] not in {None, request}:
+        key = authorities.key_digest(request)
+        if token not in self.tokens or self.tokens[token] not in {None, key}:
             raise Refused("(this token is not valid)")
         node = self._nodes.setdefault(token, ids.new_id())
         certificates = self.authority.sign_node(request, node, self.life)
-        self.tokens[token] = request
+        self.tokens[token] = key
         self.told.tell(("enrolled", node, dict(facts)))
         return certificates
 

@@ -242,6 +242,17 @@ def request_for(key: ec.EllipticCurvePrivateKey) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
+def key_digest(request: str) -> str:
+    """Return what identifies the key of a certificate request: the SHA-256 of it, in hex.
+
+    Raises:
+        ProtocolViolation: the request is none.
+    """
+    encoding = serialization.Encoding.DER
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(_public_key(request).public_bytes(encoding, form)).hexdigest()
+
+
 def belongs(certificate: str, key: ec.EllipticCurvePrivateKey) -> bool:
     """Tell whether a certificate (PEM) is one of this key."""
     try:

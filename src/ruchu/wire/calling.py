@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -20,6 +21,11 @@ KEEPALIVE: Final = (
     (socket.TCP_KEEPINTVL, socket.IPPROTO_TCP, 3),
     (socket.TCP_KEEPCNT, socket.IPPROTO_TCP, 3),
 )
+
+
+# Alerts of TLS that say what the other side thinks of our certificate. Any other one may come from a
+# line that changed a byte.
+_ABOUT_US: Final = re.compile("ALERT.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ def fail(error: Exception, where: str) -> NoReturn:
             f"({where} shows a certificate of somebody else: {error.verify_message})",
             hint="Check the address; something between here and there may answer in its place.",
         ) from None
-    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+    if isinstance(error, ssl.SSLError) and _ABOUT_US.search(error.reason or ""):
         raise Refused(f"({where} does not accept this certificate: {error.reason})") from None
     raise WireError(f"({where}: {str(error) or type(error).__name__})") from None
 

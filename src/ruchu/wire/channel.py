@@ -3,6 +3,7 @@
 import asyncio
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiohttp import WSMessage, WSMsgType, web
@@ -16,6 +17,7 @@ from ruchu.wire.port import Port, Visit
 # Frames that were read and not handled yet, of one node: two of the largest. Then it is not read
 # from, and has to wait.
 _INBOX_BYTES_MAX: Final = 16 << 20
+_Gone = Callable[[], object]
 # Of somebody who should close as well.
 _CLOSE_LIMIT_S: Final = 2.0
 
@@ -71,6 +73,7 @@ class Channels:
 
     def __init__(self, port_: Port, side: Side) -> None:
         self.links: dict[str, Link] = {}
+        self._present: dict[str, Link] = {}
         self._port = port_
         self._side = side
 
@@ -86,6 +89,7 @@ class Channels:
         await socket.prepare(request)
         link = Link(peer.node, peer.serial, self._port.loop, limits.send_s)
         session = _Session(self._port, self._side, link, socket, visit)
+        session.gone = lambda: self.links.pop(link.node, None)
         try:
             hello = await session.hello()
         except (ProtocolViolation, TimeoutError) as error:
@@ -106,7 +110,8 @@ class Channels:
         except ProtocolViolation as error:
             self._broke(visit, error)
         finally:
-            del self.links[link.node]
+            self.links.pop(link.node, None)
+            del self._present[link.node]
             link.ended.set()
         return socket
 
@@ -115,10 +120,10 @@ class Channels:
 
         A line that was cut is noticed by the node first; the old connection is still open here.
         """
-        while (old := self.links.get(link.node)) is not None:
+        while (old := self._present.get(link.node)) is not None:
             old.end("replaced by a new connection of this node")
             await old.ended.wait()
-        self.links[link.node] = link
+        self._present[link.node] = self.links[link.node] = link
 
     def _broke(self, visit: Visit, error: Exception) -> None:
         if isinstance(error, ProtocolViolation):
@@ -141,6 +146,7 @@ class _Session:
         self._socket = socket
         self._visit = visit
         self._inbox = _Inbox()
+        self.gone: _Gone = lambda: None
 
     async def hello(self) -> messages.Hello:
         received = await self._socket.receive(self._port.limits.hello_s)
@@ -182,7 +188,7 @@ class _Session:
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            self._link.end(str(next(iter(done)).exception() or "the node closed the connection"))
+            self._link.end(_end_of(next(iter(done))))
         finally:
             # A callback that runs is waited for: `disconnected` comes after it.
             for task in tasks:
@@ -237,6 +243,8 @@ class _Session:
         raise ConnectionAbortedError(self._link.why)
 
     async def _gone(self) -> None:
+        # Nobody finds it any more when the side hears of its end.
+        self.gone()
         self._link.forget()
         await self._cut()
         try:
@@ -247,10 +255,8 @@ class _Session:
     async def _cut(self) -> None:
         """Close in good manners, and in any case."""
         try:
-            async with asyncio.timeout(_CLOSE_LIMIT_S):
-                await self._socket.close(message=_reason(self._link.why))
-        except (TimeoutError, OSError):
-            pass
+            closing = self._socket.close(message=_reason(self._link.why))
+            await port.politely(closing, _CLOSE_LIMIT_S)
         finally:
             if self._visit.transport is not None:
                 self._visit.transport.abort()
@@ -262,6 +268,12 @@ def _unexpected(error: Exception) -> str:
         return str(error)
     traceback.print_exception(error)
     return "the server failed; its log says how"
+
+
+def _end_of(task: asyncio.Task[None]) -> str:
+    if task.cancelled():
+        return "the line was cut"
+    return str(task.exception() or "the node closed the connection")
 
 
 def _reason(text: str) -> bytes:

@@ -175,6 +175,10 @@ class Dialler:
                 error = WireError(
                     f"({self.identity.address}: {str(caught) or type(caught).__name__})"
                 )
+            except asyncio.CancelledError:
+                if port.is_wanted():
+                    raise
+                error = WireError("(the line was cut)")
             except Exception as caught:  # noqa: BLE001 - the edge of the thread; it goes on
                 traceback.print_exc()
                 error = WireError(f"({type(caught).__name__}: {caught})")
@@ -265,9 +269,8 @@ class Dialler:
         try:
             yield channel
         finally:
-            with contextlib.suppress(OSError, aiohttp.ClientError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_LIMIT_S):
-                    await channel.close()
+            with contextlib.suppress(aiohttp.ClientError):
+                await port.politely(channel.close(), _CLOSE_LIMIT_S)
 
     async def _introduce(self, channel: ClientWebSocketResponse) -> messages.Welcome:
         hello = await self._call(self._side.hello)

@@ -80,5 +80,5 @@ class Identity:
             names = [each.name for each in dataclasses.fields(cls) if each.name != "address"]
             address = Address(str(document["address"]["host"]), int(document["address"]["port"]))
             return cls(address=address, **{name: str(document[name]) for name in names})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise Refused(f"({path} is damaged)") from None

@@ -44,7 +44,10 @@ class ServerSide(Protocol):
     """
 
     def enrol(self, token: str, request: str, facts: Mapping[str, Any]) -> Certificates:
-        """Take a node in. The same token with the same key again means that the answer was lost.
+        """Take a node in.
+
+        The same token with the same key again (`authority.key_digest`) means that the answer was
+        lost: it is given again.
 
         Raises:
             Refused: the token is not valid, was used by another key, or has expired.

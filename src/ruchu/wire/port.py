@@ -444,6 +444,26 @@ def _is_whole(seen: bytes) -> bool:
     return len(seen) >= 5 and len(seen) >= 5 + int.from_bytes(seen[3:5])
 
 
+async def politely(work: Coroutine[Any, Any, object], limit_s: float) -> None:
+    """Try to close in good manners; whoever calls closes in any case."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await work
+    except (OSError, TimeoutError):
+        pass
+    except asyncio.CancelledError:
+        # A send that was cancelled leaves behind what cancels the next one: an error of the
+        # library, and not a wish of anybody's.
+        if is_wanted():
+            raise
+
+
+def is_wanted() -> bool:
+    """Tell whether a `CancelledError` in this task comes from who cancelled this task."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def all_closed(sockets: Iterable[socket.socket]) -> None:
     """Wait until the loop has closed sockets that it was handed, or close them."""
     waiting = list(sockets)
