@@ -48,6 +48,11 @@ class Entering:
         with self._trail.writing() as recording:
             return self._first(recording, by.actor)
 
+    def sweep(self) -> int:
+        """Remove the links whose time is over; return how many. To be called now and then."""
+        with self._trail.writing() as recording:
+            return links.sweep(recording.connection, to_text(self._clock.now()))
+
     def look(self, word: str) -> Link:
         """Return what a link is for; it stays.
 

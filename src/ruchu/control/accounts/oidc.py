@@ -82,7 +82,7 @@ class Oidc:
         Raises:
             NotFound: there is no such provider.
             Forbidden: it is turned off.
-            Unreachable: the provider does not answer.
+            IdentityProviderAway: the provider does not answer.
         """
         provider = self._provider(name)
         state, binding, nonce, verifier = (proofs.fresh() for _ in range(4))
@@ -103,7 +103,7 @@ class Oidc:
                 what the provider says does not hold; or the account is disabled.
             Forbidden: the provider knows them, and they may not come in.
             LastAdministrator: their roles changed, and nobody would be left.
-            Unreachable: the provider does not answer.
+            IdentityProviderAway: the provider does not answer.
         """
         flow = self._take(came)
         try:

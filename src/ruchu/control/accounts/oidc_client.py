@@ -16,7 +16,7 @@ from joserfc.errors import JoseError
 
 from ruchu.clock import Clock
 from ruchu.control.accounts.oidc_providers import Provider, check_address
-from ruchu.errors import NotAuthenticated, Unreachable, UsageError
+from ruchu.errors import IdentityProviderAway, NotAuthenticated, UsageError
 
 # Signatures that only the provider can make. None with a shared secret: then our own secret, or
 # the provider's public key taken for one, would sign; and never `none`.
@@ -56,7 +56,7 @@ class OidcClient:
         """Return where a browser is sent; `fields` are redirect_uri, state and nonce.
 
         Raises:
-            Unreachable: the provider does not answer, or not as it should.
+            IdentityProviderAway: the provider does not answer, or not as it should.
         """
         return str(
             prepare_grant_uri(
@@ -77,7 +77,7 @@ class OidcClient:
 
         Raises:
             NotAuthenticated: the provider refuses the code.
-            Unreachable: the provider does not answer, or not as it should.
+            IdentityProviderAway: the provider does not answer, or not as it should.
         """
         form = {"grant_type": "authorization_code", "client_id": provider.client, **fields}
         document = self._discovered(provider).document
@@ -90,7 +90,7 @@ class OidcClient:
         if 400 <= status < 500:
             raise NotAuthenticated("(the provider refused the code)", hint="Sign in once more.")
         if status != 200 or not isinstance(answer.get("id_token"), str):
-            raise Unreachable(f"({provider.issuer} gave no identity: status {status})")
+            raise IdentityProviderAway(f"({provider.issuer} gave no identity: status {status})")
         return answer
 
     def claims(
@@ -100,7 +100,7 @@ class OidcClient:
 
         Raises:
             NotAuthenticated: it is not.
-            Unreachable: the keys of the provider cannot be read.
+            IdentityProviderAway: the keys of the provider cannot be read.
         """
         token = tokens["id_token"]
         if len(token) > _ANSWER_BYTES_MAX:
@@ -147,12 +147,12 @@ class OidcClient:
             return known
         document = _fetched(get_well_known_url(provider.issuer, external=True))
         if document.get("issuer") != provider.issuer:
-            raise Unreachable(f"({provider.issuer} says that it is another issuer)")
+            raise IdentityProviderAway(f"({provider.issuer} says that it is another issuer)")
         try:
             for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
                 check_address(str(document.get(name, "")))
         except UsageError as error:
-            raise Unreachable(f"({provider.issuer}: {error.detail})") from None
+            raise IdentityProviderAway(f"({provider.issuer}: {error.detail})") from None
         known = _Known(document, _keys(_fetched(document["jwks_uri"])), now)
         with self._guard:
             self._known[provider.issuer] = known
@@ -174,7 +174,7 @@ def _keys(document: Mapping[str, Any]) -> jwk.KeySet:
             except (JoseError, ValueError, TypeError, KeyError):
                 continue
     if not found:
-        raise Unreachable("(the provider has no keys that sign)")
+        raise IdentityProviderAway("(the provider has no keys that sign)")
     return jwk.KeySet(found)
 
 
@@ -187,7 +187,7 @@ def _wants_post(document: Mapping[str, Any]) -> bool:
 def _fetched(url: str) -> dict[str, Any]:
     status, answer = _request("GET", url)
     if status != 200:
-        raise Unreachable(f"({url}: status {status})")
+        raise IdentityProviderAway(f"({url}: status {status})")
     return answer
 
 
@@ -205,10 +205,10 @@ def _request(
             for piece in answer.iter_bytes():
                 content += piece
                 if len(content) > _ANSWER_BYTES_MAX:
-                    raise Unreachable(f"({url} answers with too much)")
+                    raise IdentityProviderAway(f"({url} answers with too much)")
             status = answer.status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Unreachable(f"({url}: {type(error).__name__})") from None
+        raise IdentityProviderAway(f"({url}: {type(error).__name__})") from None
     try:
         document = json.loads(content)
     except ValueError:

@@ -14,6 +14,7 @@ from ruchu.control.policies import tables as _policies
 from ruchu.control.repeats import tables as _repeats
 from ruchu.control.reports import tables as _reports
 from ruchu.control.schedules import tables as _schedules
+from ruchu.control.settings import tables as _settings
 from ruchu.control.storages import tables as _storages
 from ruchu.control.vault import tables as _vault
 
@@ -33,6 +34,7 @@ _ = (
     _nodes,
     _policies,
     _schedules,
+    _settings,
     _storages,
     _repeats,
 )
