@@ -73,6 +73,9 @@ def _measure(options: argparse.Namespace, wanted: set[str]) -> int:
     _print_facts("machine", facts["machine"])
     with _work_directory() as name:
         work = Path(name)
+        if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+            # What is installed has its bytecode; a checkout that may write none compiles each time.
+            os.environ["PYTHONPYCACHEPREFIX"] = str(work / "bytecode")
         samples: list[workloads.Sample] = []
         if wanted.intersection(workloads.ON_IMAGES):
             samples += _on_images(options, wanted, work, facts)

@@ -208,15 +208,23 @@ def start_fed(args: Sequence[str], data: bytes, *, log: os.PathLike[str]) -> "Pr
     return Process(tuple(args), popen, output)
 
 
-def start_detached(args: Sequence[str], *, log: str) -> int:
+def start_detached(args: Sequence[str], *, log: str, stdin: int | None = None) -> int:
     """Start a program that outlives this process; return its process id.
 
     For test helpers and services only: nobody ends it but the caller, by its id.
+
+    Args:
+        args: the program and its arguments.
+        log: file that takes what it says.
+        stdin: descriptor that it reads from; None for an empty input.
 
     Raises:
         CommandFailed: it could not be started.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    source: tuple[int, ...] = (os.POSIX_SPAWN_DUP2, stdin or 0, 0)
+    if stdin is None:
+        source = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)  # type: ignore[assignment]
     try:
         # No Popen object: nobody here will wait for it, and Popen would complain about that.
         return os.posix_spawnp(
@@ -224,7 +232,7 @@ def start_detached(args: Sequence[str], *, log: str) -> int:
             list(args),
             _environment(None),
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                source,
                 (os.POSIX_SPAWN_DUP2, descriptor, 1),
                 (os.POSIX_SPAWN_DUP2, descriptor, 2),
             ],

@@ -146,6 +146,27 @@ def iscsi(
         mounts.serve_iscsi(here.storages, request, target, _ready, here.cancellation)
 
 
+@app.command(hidden=True)
+def awaiting(
+    context: typer.Context,
+    point: Point,
+    instant: Annotated[str, typer.Option("--instant", help="Whose export it becomes.")],
+) -> None:
+    """Prepare to serve a point, and be told on the standard input what of it, and where."""
+    from ruchu.operations import exports, standby
+
+    del instant
+    here = session.of(context)
+    opened = session.Opened(here.directory, here.storages)
+    exports.prepare(opened.storages, point)
+    args = standby.awaited()
+    if args is None:
+        return
+    command = typer.main.get_command(app)
+    with command.make_context("export", args, obj=opened) as inner:
+        command.invoke(inner)
+
+
 def _given(path: Path | None) -> Path:
     if path is None:
         hint = "TLS needs all of --tls-certificate, --tls-key and --tls-clients."

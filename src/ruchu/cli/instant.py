@@ -52,11 +52,17 @@ def start(
     json: Json = False,
 ) -> None:
     """Run a machine of a point from its storage; what it writes goes into a cache."""
+    from ruchu.model.ids import new_id
+    from ruchu.operations.standby import Standby
+
+    here = session.of(context)
+    # Before all else is imported: the export does the same meanwhile.
+    standby = Standby(here.directory, point, new_id())
+
     from ruchu.model.machines import Placement
     from ruchu.operations import instants as service
     from ruchu.recovery.instants import Order
 
-    here = session.of(context)
     placement = Placement(
         name=name, vcpus=vcpus, memory=size_of(memory) if memory else None,
         networks=pairs_of(network or []), macs=mac_of(mac), disks=tuple(disk or ()),
@@ -64,7 +70,9 @@ def start(
     )  # fmt: skip
     limit_s = AGENT_LIMIT_S if wait else 0
     order = Order("", platform, placement, protocol, address, tuple(allow or ()), cache, limit_s)
-    done = service.start(service.Services(here.storages, here.platforms), point, order)
+    services = service.Services(here.storages, here.platforms)
+    with standby:
+        done = service.start(services, point, order, standby)
     if json:
         output.document(done)
         return

@@ -45,6 +45,20 @@ class Session:
         return Platforms(self.registry)
 
 
+class Opened(Session):
+    """A session whose storages stay open from one use to the next."""
+
+    def __init__(self, directory: Path, storages: "Storages") -> None:
+        super().__init__(directory)
+        object.__setattr__(self, "_opened", storages)
+
+    @property
+    def storages(self) -> "Storages":
+        """The storages that were opened."""
+        found: Storages = self.__dict__["_opened"]
+        return found
+
+
 def of(context: typer.Context) -> Session:
     """Return the session of a command."""
     session = context.obj

@@ -1,6 +1,7 @@
 """Exports: disks of a point served until somebody ends it."""
 
 import contextlib
+import gc
 import os
 import pwd
 import ssl
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ruchu.clock import since_start
-from ruchu.errors import NotFound, UsageError
+from ruchu.errors import NotFound, RuchuError, UsageError
 from ruchu.exports.control import ControlServer, Handler
 from ruchu.exports.nbd.exporting import NbdExport
 from ruchu.exports.nbd.server import NbdServer
@@ -80,6 +81,9 @@ class Serving:
 
     def announce(self, answer: dict[str, Any], ready: Ready) -> None:
         """Say, also by the control socket, that clients may come."""
+        # What was made until now stays: to look through it for garbage again and again, between
+        # requests, would hold each of them up.
+        gc.freeze()
         self._control.serving = True
         ready(answer)
 
@@ -95,6 +99,13 @@ class Serving:
         if self.disks and all(disk.key for disk in self.disks):
             exports.insert(0, NbdExport("", self.disks[0].device))
         return NbdServer(exports)
+
+
+def prepare(storages: Storages, prefix: str) -> None:
+    """Open the storage of a point, so that serving it takes less later."""
+    # What is wrong is told when the point is to be served.
+    with contextlib.suppress(RuchuError):
+        points.find(storages, prefix)
 
 
 @contextlib.contextmanager

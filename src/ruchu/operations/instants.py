@@ -14,6 +14,7 @@ from ruchu.clock import SYSTEM
 from ruchu.errors import RuchuError, UsageError
 from ruchu.operations import points
 from ruchu.operations.platforms import Platforms
+from ruchu.operations.standby import Standby
 from ruchu.operations.storages import Storages
 from ruchu.recovery import instants, keeping, migration
 from ruchu.recovery.instant_records import FOLDER, Instant, Instants
@@ -51,11 +52,20 @@ class Services:
         """The instant restores."""
         return Instants(self.storages.registry.directory / FOLDER, runtime_directory())
 
-    def restores(self, owner: str = "") -> InstantRestores:
-        """Return what starts and ends them; `owner` is QEMU's user."""
-        return InstantRestores(self.known, lambda instant: self._launch(instant, owner))
+    def restores(self, owner: str = "", standby: Standby | None = None) -> InstantRestores:
+        """Return what starts and ends them.
 
-    def _launch(self, instant: Instant, owner: str) -> Launched:
+        Args:
+            owner: QEMU's user.
+            standby: the export of one of them, started already.
+        """
+
+        def launch(instant: Instant) -> Launched:
+            return self._launch(instant, owner, standby)
+
+        return InstantRestores(self.known, launch)
+
+    def _launch(self, instant: Instant, owner: str, standby: Standby | None) -> Launched:
         """Start the export of an instant restore as a process of its own."""
         entry = self.storages.registry.storage(instant.storage)
         if entry.secret == "prompt":  # noqa: S105 - the name of a method
@@ -63,14 +73,7 @@ class Services:
             raise UsageError(f"(the passphrase of {entry.name} can only be asked for)", hint=hint)
         known = self.known
         log = known.folder(instant) / "export.log"
-        args = [
-            sys.executable,
-            "-m",
-            "ruchu",
-            "--state",
-            str(self.storages.registry.directory.absolute()),
-        ]
-        args += ["export", instant.protocol, instant.point]
+        args = [instant.protocol, instant.point]
         args += [f"--disk={key}" for key in instant.disks]
         args += [f"--writable={instant.cache}", f"--control={known.control(instant)}"]
         if instant.protocol == "nbd":
@@ -85,7 +88,12 @@ class Services:
             args += [f"--allow={network}" for network in instant.clients]
         if owner:
             args += [f"--socket-owner={owner}"]
-        pid = commands.start_detached(args, log=str(log))
+        if standby is not None and standby.instant == instant.id:
+            pid = standby.order(args, log)
+        else:
+            state = str(self.storages.registry.directory.absolute())
+            program = [sys.executable, "-m", "ruchu", "--state", state, "export"]
+            pid = commands.start_detached([*program, *args], log=str(log))
         return Launched(lambda: _lives(pid), lambda: instants.log_text(log), lambda: _end(pid))
 
 
@@ -108,13 +116,16 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def start(services: Services, prefix: str, order: instants.Order) -> dict[str, Any]:
+def start(
+    services: Services, prefix: str, order: instants.Order, standby: Standby | None = None
+) -> dict[str, Any]:
     """Run a machine of a point; see `recovery.instants`."""
     found = points.find(services.storages, prefix)
     entry = services.platforms.entry(order.platform or None)
-    order = replace(order, storage=found.storage, platform=entry.name)
+    identity = standby.instant if standby is not None else ""
+    order = replace(order, storage=found.storage, platform=entry.name, identity=identity)
     with services.platforms.open(entry) as platform:
-        restores = services.restores(platform.socket_owner())
+        restores = services.restores(platform.socket_owner(), standby)
         done = restores.start(platform, found.chain, found.head, order)
     return {
         **restores.fields(done.instant),

@@ -58,6 +58,7 @@ class Order:
         clients: NFS: networks that may connect; empty: this host.
         cache: directory for the write caches; empty: beside the document.
         agent_limit_s: wait so long for the guest agent; 0 does not wait.
+        identity: the id that it gets; empty: a new one.
     """
 
     storage: str
@@ -68,6 +69,7 @@ class Order:
     clients: tuple[str, ...] = ()
     cache: str = ""
     agent_limit_s: float = 0.0
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,7 @@ class InstantRestores:
         keys = tuple(disk.key for disk in spec.disks if not wanted or disk.key in wanted)
         if missing := set(wanted) - set(keys):
             raise NotFound(f"(disks {', '.join(sorted(missing))} of point {head.point[:8]})")
-        identity = new_id()
+        identity = order.identity or new_id()
         host = order.host or _loopback(identity)
         return Instant(
             id=identity,
