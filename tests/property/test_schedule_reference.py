@@ -27,7 +27,7 @@ from ruchu.model.schedule_rules import (
 )
 from ruchu.model.schedules import Schedule, from_document, to_document
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FAULTS = os.environ.get("RUCHU_PROFILE") == "faults"
 ZONES = (
@@ -46,7 +46,7 @@ ZONES = (
 )
 MINUTE, HOUR, DAY = (datetime.timedelta(**{unit: 1}) for unit in ("minutes", "hours", "days"))
 # A look at a minute takes a microsecond or two.
-SPAN_DAYS = 40 if FAULTS else 3
+SPAN_DAYS = 12 if FAULTS else 3
 EXAMPLES = 1000 if FAULTS else 100
 WARM_UP_DAYS = 2
 

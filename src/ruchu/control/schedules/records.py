@@ -1,6 +1,7 @@
 """Starts and progress in the database. Every function works in a transaction of the caller."""
 
 import datetime
+import functools
 from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
@@ -35,12 +36,7 @@ def set_progress(
         for (policy, schedule), seen in settled.items()
     ]
     if rows:
-        insert = _insert(connection, PROGRESS)
-        update = insert.on_conflict_do_update(
-            index_elements=[PROGRESS.c.policy, PROGRESS.c.schedule],
-            set_={"seen": insert.excluded.seen},
-        )
-        connection.execute(update, rows)
+        connection.execute(_progress_statement(connection.dialect.name), rows)
 
 
 def forget(connection: sa.Connection, gone: Iterable[ScheduleOf]) -> None:
@@ -69,14 +65,28 @@ def claim(
         "kind": schedule.kind,
         "at": to_text(at),
     }
-    lane = [STARTS.c.policy, STARTS.c.lane, STARTS.c.due]
-    insert = _insert(connection, STARTS).values(row).on_conflict_do_nothing(index_elements=lane)
-    number = connection.execute(insert.returning(STARTS.c.number)).scalar()
+    number = connection.execute(_claim_statement(connection.dialect.name), row).scalar()
     if number is not None and number % _TRIM_EVERY == 0:
         connection.execute(STARTS.delete().where(STARTS.c.number <= number - KEPT))
     return number is not None
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    is_postgresql = connection.dialect.name == "postgresql"
-    return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
+# Making a statement takes longer than carrying it out, and hundreds may start at one moment.
+@functools.cache
+def _progress_statement(dialect: str) -> sa.Insert:
+    insert = _insert(dialect, PROGRESS)
+    return insert.on_conflict_do_update(
+        index_elements=[PROGRESS.c.policy, PROGRESS.c.schedule],
+        set_={"seen": insert.excluded.seen},
+    )
+
+
+@functools.cache
+def _claim_statement(dialect: str) -> sa.Executable:
+    lane = [STARTS.c.policy, STARTS.c.lane, STARTS.c.due]
+    insert = _insert(dialect, STARTS).on_conflict_do_nothing(index_elements=lane)
+    return insert.returning(STARTS.c.number)
+
+
+def _insert(dialect: str, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
