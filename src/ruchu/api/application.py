@@ -8,6 +8,9 @@ from fastapi.routing import APIRoute
 from ruchu import __version__
 from ruchu.api import (
     problems,
+    routes_accounts,
+    routes_alarms,
+    routes_audit,
     routes_events,
     routes_inventory,
     routes_nodes,
@@ -30,6 +33,9 @@ carried out once, however often it is sent.
 """
 ROUTERS: tuple[APIRouter, ...] = (
     routes_sessions.router,
+    routes_accounts.router,
+    routes_audit.router,
+    routes_alarms.router,
     routes_nodes.router,
     routes_inventory.router,
     routes_storages.router,
@@ -42,6 +48,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 OPEN = frozenset({
     ("POST", f"{PREFIX}/sessions"),
     ("POST", f"{PREFIX}/administrator"),
+    ("POST", f"{PREFIX}/password"),
     ("GET", f"{PREFIX}/openapi.json"),
     ("GET", "/healthz"),
 })  # fmt: skip

@@ -11,6 +11,7 @@ from ruchu.control.jobs.tables import RUN_EVENTS, RUNS
 from ruchu.control.repeats.tables import REPEATS
 from ruchu.control.schedules import targets
 from ruchu.control.server.services import Services
+from ruchu.control.server.telling import Reporting
 from ruchu.control.storages.storages import StorageRow
 from ruchu.errors import RuchuError, WireError
 from ruchu.model.tasks import Severity
@@ -35,8 +36,10 @@ class Housekeeping:
             (timedelta(minutes=10), self.look_at_platforms),
             (timedelta(minutes=15), self.reap),
             (timedelta(minutes=15), self.sweep),
+            (timedelta(minutes=5), self.report),
         )
         self._due: dict[int, datetime] = {}
+        self._reporting = Reporting(services)
 
     def begin(self) -> None:
         """Do the chores from now on."""
@@ -154,6 +157,10 @@ class Housekeeping:
             for machine, what in cleaned.items():
                 text = f"A run that died had left it; it was removed: {'; '.join(what)[:500]}"
                 services.alarms.raise_alarm("snapshot-leaked", Severity.INFO, machine, text, {})
+
+    def report(self) -> None:
+        """Write and send the summary reports that are due."""
+        self._reporting.round()
 
     def sweep(self) -> None:
         """Forget what nobody needs any more."""

@@ -14,6 +14,7 @@ from ruchu.control.migrations import upgrading
 from ruchu.control.nodes.dispatch import Dispatcher
 from ruchu.control.nodes.watching import NodeWatch
 from ruchu.control.schedules.scheduler import Scheduler
+from ruchu.control.server import telling
 from ruchu.control.server.embedded import EmbeddedNode
 from ruchu.control.server.housekeeping import Housekeeping
 from ruchu.control.server.services import Services
@@ -103,6 +104,10 @@ def running(settings: Settings, clock: Clock) -> Iterator[Plane]:
         for begin, end in _threads(services, jobs_url, settings, listener):
             begin()
             stack.callback(end)
+        stack.enter_context(telling.delivering(services, settings.tell))
+        beat = telling.heartbeat(services)
+        if beat is not None:
+            stack.enter_context(beat)
         yield Plane(services, listener.address, services.accounts.entering.first_link())
 
 

@@ -9,10 +9,12 @@ from zoneinfo import ZoneInfo
 
 from ruchu.clock import Clock, from_text
 from ruchu.control.accounts.accounts import Accounts
+from ruchu.control.alarms.rules import RuleBook
 from ruchu.control.alarms.service import AlarmService
 from ruchu.control.anomalies.signs import RunSigns
 from ruchu.control.anomalies.watch import AnomalyWatch
 from ruchu.control.approvals.approvals import Approvals
+from ruchu.control.approvals.user_removal import UserRemoval
 from ruchu.control.audit.anchors import AnchorFile
 from ruchu.control.audit.trail import Trail
 from ruchu.control.database.database import Database
@@ -35,6 +37,7 @@ from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.server import scheduling
 from ruchu.control.server.scheduling import ScheduledRuns
 from ruchu.control.server.state import ServerState
+from ruchu.control.settings.settings import Settings
 from ruchu.control.storages.catalogue import Catalogue
 from ruchu.control.storages.storages import StorageDefinitions
 from ruchu.control.vault import keys
@@ -59,10 +62,14 @@ class Services:
     database: Database
     events: Events = field(init=False)
     vault: Vault = field(init=False)
+    anchors: AnchorFile = field(init=False)
     trail: Trail = field(init=False)
     accounts: Accounts = field(init=False)
     approvals: Approvals = field(init=False)
+    user_removal: UserRemoval = field(init=False)
     alarms: AlarmService = field(init=False)
+    rules: RuleBook = field(init=False)
+    settings: Settings = field(init=False)
     watch: AnomalyWatch = field(init=False)
     inventory: Inventory = field(init=False)
     storages: StorageDefinitions = field(init=False)
@@ -88,10 +95,14 @@ class Services:
         database, clock = self.database, self.clock
         self.events = Events(database, clock)
         self.vault = Vault(database, keys.source(self.state.directory, os.environ), clock)
-        self.trail = Trail(database, clock, AnchorFile(self.state.anchors))
+        self.anchors = AnchorFile(self.state.anchors)
+        self.trail = Trail(database, clock, self.anchors)
         self.accounts = Accounts(database, clock, self.trail, self.vault)
         self.approvals = Approvals(database, clock, self.trail)
+        self.user_removal = UserRemoval(self.accounts.users, self.approvals)
         self.alarms = AlarmService(database, clock, self.events)
+        self.rules = RuleBook(database)
+        self.settings = Settings(database)
         self.watch = AnomalyWatch(database, clock, self.alarms)
         self.inventory = Inventory(database, clock, self.events)
         self.storages = StorageDefinitions(database, clock, self.events)
