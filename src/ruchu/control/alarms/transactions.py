@@ -23,6 +23,7 @@ def retried(database: Database, work: Callable[[sa.Connection], T]) -> T:
     Raises:
         DatabaseUnusable: others came between every time.
     """
+    last: sa.exc.DBAPIError | None = None
     for _ in range(ATTEMPTS_MAX):
         try:
             with database.writing() as connection:
@@ -30,7 +31,8 @@ def retried(database: Database, work: Callable[[sa.Connection], T]) -> T:
         except sa.exc.DBAPIError as error:
             if not _met_another(error):
                 raise
-    raise DatabaseUnusable(f"({ATTEMPTS_MAX} attempts met other writers)")
+            last = error
+    raise DatabaseUnusable(f"({ATTEMPTS_MAX} attempts met other writers)") from last
 
 
 def _met_another(error: sa.exc.DBAPIError) -> bool:
