@@ -166,6 +166,7 @@ class Housekeeping:
         """Forget what nobody needs any more."""
         services = self._services
         services.accounts.sessions.sweep()
+        services.accounts.entering.sweep()
         services.approvals.expire()
         services.trail.anchors()
         now = services.clock.now()

@@ -104,6 +104,7 @@ def running(settings: Settings, clock: Clock) -> Iterator[Plane]:
         for begin, end in _threads(services, jobs_url, settings, listener):
             begin()
             stack.callback(end)
+        services.approvals.resume()
         stack.enter_context(telling.delivering(services, settings.tell))
         beat = telling.heartbeat(services)
         if beat is not None:

@@ -1,0 +1,110 @@
+"""Hosts with addresses of their own on this machine: network namespaces and wires between them.
+
+The layout of `three_hosts`: a server and a node on one network, and a second node on another one
+behind a router that translates addresses, so that nobody can dial in to it.
+
+    server 10.211.N.1 ── switch ── near 10.211.N.2
+                           └────── router 10.211.N.3 / 192.168.N.1 ── far 192.168.N.2
+"""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ruchu import commands
+
+LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A network namespace: its name, its address, and the end of its wire on the switch."""
+
+    name: str
+    address: str
+    wire: str = ""
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """The words before a command that runs there."""
+        return ("ip", "netns", "exec", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Three hosts and the switch between them."""
+
+    switch: Host
+    server: Host
+    near: Host
+    far: Host
+    router: Host
+
+    def cut(self, host: Host) -> None:
+        """Pull the plug of a host at the switch; what is on the way is lost."""
+        run(*self.switch.inside, "ip", "link", "set", host.wire, "down")
+
+    def mend(self, host: Host) -> None:
+        """Put the plug back."""
+        run(*self.switch.inside, "ip", "link", "set", host.wire, "up")
+
+
+def run(*words: str) -> None:
+    """Run a command that must succeed."""
+    commands.run(list(words), timeout_s=LIMIT_S)
+
+
+@contextlib.contextmanager
+def three_hosts() -> Iterator[Network]:
+    """Yield the network; it is taken down on leaving."""
+    mark = secrets.token_hex(2)
+    number = secrets.randbelow(250) + 2
+    near, behind = f"10.211.{number}", f"192.168.{number}"
+    made = [f"rn{mark}{kind}" for kind in ("w", "s", "n", "r", "f")]
+    switch, server, node, router, far = made
+    with contextlib.ExitStack() as stack:
+        for name in made:
+            run("ip", "netns", "add", name)
+            stack.callback(run, "ip", "netns", "delete", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", switch, "link", "add", "sw", "type", "bridge")
+        run("ip", "-n", switch, "link", "set", "sw", "up")
+        for at, name in ((1, server), (2, node), (3, router)):
+            _plug(switch, name, f"{near}.{at}")
+        _wire((router, "in", f"{behind}.1"), (far, "up", f"{behind}.2"))
+        run("ip", "-n", far, "route", "add", "default", "via", f"{behind}.1")
+        inside = ("ip", "netns", "exec", router)
+        run(*inside, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        rule = ("POSTROUTING", "-o", "up", "-j", "MASQUERADE")
+        run(*inside, "iptables", "-t", "nat", "-A", *rule)
+        yield Network(
+            Host(switch, ""),
+            Host(server, f"{near}.1", _port(server)),
+            Host(node, f"{near}.2", _port(node)),
+            Host(far, f"{behind}.2", _port(router)),
+            Host(router, f"{near}.3", _port(router)),
+        )
+
+
+def _port(name: str) -> str:
+    return f"p{name[-5:]}"
+
+
+def _plug(switch: str, name: str, address: str) -> None:
+    """Lay a wire from a host to the switch."""
+    port = _port(name)
+    run("ip", "-n", switch, "link", "add", port, "type", "veth",
+        "peer", "name", "up", "netns", name)  # fmt: skip
+    run("ip", "-n", switch, "link", "set", port, "master", "sw")
+    run("ip", "-n", switch, "link", "set", port, "up")
+    run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "up")
+    run("ip", "-n", name, "link", "set", "dev", "up", "up")
+
+
+def _wire(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+    run("ip", "-n", one[0], "link", "add", one[1], "type", "veth",
+        "peer", "name", other[1], "netns", other[0])  # fmt: skip
+    for name, device, address in (one, other):
+        run("ip", "-n", name, "address", "add", f"{address}/24", "dev", device)
+        run("ip", "-n", name, "link", "set", "dev", device, "up")
