@@ -13,6 +13,8 @@ from ruchu.storage.s3 import failures
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+else:
+    S3Client = Any
 
 T = TypeVar("T")
 
@@ -62,7 +64,7 @@ class Address:
 class Bucket:
     """A bucket and a prefix in it. Usable from several threads."""
 
-    def __init__(self, address: Address, keys: Keys, client: "S3Client | None" = None) -> None:
+    def __init__(self, address: Address, keys: Keys, client: S3Client | None = None) -> None:
         self.address = address
         self.name = address.bucket
         self.top = f"{address.prefix}/" if address.prefix else ""
@@ -134,7 +136,7 @@ class Bucket:
         return error
 
 
-def _client(address: Address, keys: Keys) -> "S3Client":
+def _client(address: Address, keys: Keys) -> S3Client:
     config = Config(
         connect_timeout=CONNECT_LIMIT_S,
         read_timeout=READ_LIMIT_S,
