@@ -99,6 +99,8 @@ class Bucket:
         try:
             return operation(Bucket=self.name, **more)
         except failures.FAILURES as error:
+            if failures.code_of(error) == "NoSuchUpload":
+                raise failures.translate(error, f"s3://{self.name}") from error
             raise self._of_the_bucket(failures.translate(error, f"s3://{self.name}")) from error
 
     def require(self) -> None:

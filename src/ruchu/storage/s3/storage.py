@@ -222,9 +222,12 @@ class S3Storage:
         own = len(self._bucket.top)
         more: dict[str, str] = {}
         while True:
-            page = self._bucket.ask(
-                self._client.list_multipart_uploads, Prefix=self._bucket.key(top), **more
-            )
+            try:
+                page = self._bucket.ask(
+                    self._client.list_multipart_uploads, Prefix=self._bucket.key(top), **more
+                )
+            except errors.ObjectMissing:
+                return  # so some servers say that there are none
             for each in page.get("Uploads", ()):
                 if str(each["Key"]).startswith(self._bucket.key(top)):
                     yield str(each["Key"])[own:], str(each["UploadId"])
