@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from aiohttp import WSMessage, WSMsgType, web
 
 from ruchu.errors import ProtocolViolation, Refused, RuchuError
-from ruchu.wire import messages, port
+from ruchu.wire import closing, messages, port
 from ruchu.wire.contexts import Peer
 from ruchu.wire.links import Link
 from ruchu.wire.port import Port, Visit
@@ -255,8 +255,8 @@ class _Session:
     async def _cut(self) -> None:
         """Close in good manners, and in any case."""
         try:
-            closing = self._socket.close(message=_reason(self._link.why))
-            await port.politely(closing, _CLOSE_LIMIT_S)
+            ending = self._socket.close(message=_reason(self._link.why))
+            await closing.politely(ending, _CLOSE_LIMIT_S)
         finally:
             if self._visit.transport is not None:
                 self._visit.transport.abort()

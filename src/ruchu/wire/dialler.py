@@ -22,7 +22,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from ruchu.clock import Clock
 from ruchu.errors import NodeAway, ProtocolViolation, Refused, RuchuError, WireError
-from ruchu.wire import authority, calling, contexts, enrolment, messages, port
+from ruchu.wire import authority, calling, closing, contexts, enrolment, messages
 from ruchu.wire.authority import SERVER_NAME, Issued
 from ruchu.wire.channel import text_of
 from ruchu.wire.identity import Identity
@@ -176,7 +176,7 @@ class Dialler:
                     f"({self.identity.address}: {str(caught) or type(caught).__name__})"
                 )
             except asyncio.CancelledError:
-                if port.is_wanted():
+                if closing.is_wanted():
                     raise
                 error = WireError("(the line was cut)")
             except Exception as caught:  # noqa: BLE001 - the edge of the thread; it goes on
@@ -210,7 +210,7 @@ class Dialler:
             async with self._session(sockets) as session, self._dial(session, context) as channel:
                 await self._speak(channel)
         finally:
-            await port.all_closed(sockets)
+            await closing.all_closed(sockets)
 
     def _session(self, sockets: list[socket.socket]) -> aiohttp.ClientSession:
         def make(address: Any) -> socket.socket:
@@ -270,7 +270,7 @@ class Dialler:
             yield channel
         finally:
             with contextlib.suppress(aiohttp.ClientError):
-                await port.politely(channel.close(), _CLOSE_LIMIT_S)
+                await closing.politely(channel.close(), _CLOSE_LIMIT_S)
 
     async def _introduce(self, channel: ClientWebSocketResponse) -> messages.Welcome:
         hello = await self._call(self._side.hello)

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -25,7 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 from ruchu.clock import Clock
 from ruchu.errors import ProtocolViolation, Refused, RuchuError, WireError
 from ruchu.model.tasks import Severity
-from ruchu.wire import contexts
+from ruchu.wire import closing, contexts
 from ruchu.wire.calling import Address
 from ruchu.wire.contexts import Peer
 from ruchu.wire.gate import Gate, Limits, address_key
@@ -35,7 +35,6 @@ _BACKLOG: Final = 256
 # Callbacks wait for a database now and then; so many at the same time.
 _WORKERS: Final = 16
 _CLOSE_LIMIT_S: Final = 5.0
-_CLOSE_POLL_S: Final = 0.005
 # The first record of TLS: a few hundred bytes, 1.8 KiB with keys that outlive quantum computers.
 _HELLO_BYTES_MAX: Final = 4 << 10
 _HANDSHAKE: Final = 22
@@ -152,6 +151,8 @@ class Port:
         self._stop = asyncio.Event()
         self._socket: socket.socket | None = None
         self._sockets: set[socket.socket] = set()
+        # Accepted, and nobody's but ours yet.
+        self._waiting: set[socket.socket] = set()
         self._http: _HttpServer | None = None
         self._thread = threading.Thread(target=self._run, name="ruchu-wire", daemon=True)
 
@@ -244,10 +245,9 @@ class Port:
             keepalive_timeout=0,
             auto_decompress=False,
         )
-        accepting = self.loop.create_task(self._accept(self._socket))
+        self.loop.add_reader(self._socket, self._accept, self._socket)
         await self._stop.wait()
-        accepting.cancel()
-        await asyncio.wait([accepting])
+        self.loop.remove_reader(self._socket)
         self._socket.close()
         for visit in list(self._visits.values()):
             visit.cut()
@@ -256,26 +256,36 @@ class Port:
             for task in self._background:
                 task.cancel()
             await asyncio.wait(self._background)
+        for each in self._waiting:
+            each.close()
         await self._idle.wait()
-        await all_closed(self._sockets)
+        await closing.all_closed(self._sockets)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        while True:
+    def _accept(self, listening: socket.socket) -> None:
+        """Accept who waits; called by the loop, so that nobody is lost when it ends."""
+        for _ in range(_BACKLOG):
             try:
-                connected, address = await self.loop.sock_accept(listening)
+                connected, address = listening.accept()
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    await asyncio.sleep(_SHORTAGE_PAUSE_S)
-                continue
+                    self.loop.remove_reader(listening)
+                    self.loop.call_later(_SHORTAGE_PAUSE_S, self._accept_again, listening)
+                return
+            connected.setblocking(False)
             visit = Visit(host=address[0], counted=address_key(address[0]))
             # Those of connections that are gone were closed by the loop.
             self._sockets = {each for each in self._sockets if each.fileno() >= 0}
             if self.gate.enter(visit.counted):
+                self._waiting.add(connected)
                 self.begin(self._admit(connected, visit))
             else:
                 connected.close()
                 text = f"{visit.host} opens more connections than a listener bears."
                 self.report("wire-flood", visit, text, open=self.gate.open)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self.loop.add_reader(listening, self._accept, listening)
 
     async def _admit(self, connected: socket.socket, visit: Visit) -> None:
         assert self._http is not None
@@ -283,6 +293,8 @@ class Port:
         try:
             async with asyncio.timeout(self.limits.handshake_s):
                 wants_stream = await self._wants_stream(connected)
+            self._waiting.discard(connected)
+            self._sockets.add(connected)
             if wants_stream and self._serve_stream is not None:
                 self._begin_stream(connected, visit)
                 return
@@ -297,6 +309,7 @@ class Port:
                 ssl_shutdown_timeout=_CLOSE_LIMIT_S,
             )
         except OSError as error:
+            self._waiting.discard(connected)
             connected.close()
             self._lost(key, visit)
             self._handshake_failed(visit, error)
@@ -442,39 +455,6 @@ def _is_whole(seen: bytes) -> bool:
     if not seen or seen[0] != _HANDSHAKE or len(seen) >= _HELLO_BYTES_MAX:
         return True
     return len(seen) >= 5 and len(seen) >= 5 + int.from_bytes(seen[3:5])
-
-
-async def politely(work: Coroutine[Any, Any, object], limit_s: float) -> None:
-    """Try to close in good manners; whoever calls closes in any case."""
-    try:
-        async with asyncio.timeout(limit_s):
-            await work
-    except (OSError, TimeoutError):
-        pass
-    except asyncio.CancelledError:
-        # A send that was cancelled leaves behind what cancels the next one: an error of the
-        # library, and not a wish of anybody's.
-        if is_wanted():
-            raise
-
-
-def is_wanted() -> bool:
-    """Tell whether a `CancelledError` in this task comes from who cancelled this task."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-async def all_closed(sockets: Iterable[socket.socket]) -> None:
-    """Wait until the loop has closed sockets that it was handed, or close them."""
-    waiting = list(sockets)
-    for each in waiting:
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-    for _ in range(round(_CLOSE_LIMIT_S / _CLOSE_POLL_S)):
-        waiting = [each for each in waiting if each.fileno() >= 0]
-        if not waiting:
-            return
-        await asyncio.sleep(_CLOSE_POLL_S)
 
 
 def status_of(error: RuchuError) -> int:

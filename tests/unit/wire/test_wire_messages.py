@@ -119,13 +119,13 @@ def test_a_frame_has_a_limit_in_both_directions():
 
 
 def test_odd_names_of_a_node_arrive_readable():
-    said = messages.Answer(RUN, value={"path": "caf\udce9", "log": "a\0b\\u0000\\\0"})
+    said = messages.Answer(RUN, value={"path": "na\udcefve", "log": "a\0b\\u0000\\\0"})
     arrived = messages.decode(messages.encode(said))
-    assert arrived.value == {"path": "caf\ufffd", "log": "a\ufffdb\\u0000\\\ufffd"}
+    assert arrived.value == {"path": "na\ufffdve", "log": "a\ufffdb\\u0000\\\ufffd"}
 
 
 def test_what_the_server_orders_is_never_altered():
-    for secret in ("caf\udce9", "a\0b"):
+    for secret in ("na\udcefve", "a\0b"):
         with pytest.raises(ProtocolViolation, match="no text"):
             messages.encode(messages.OrderTask(dataclasses.replace(ORDER, secrets={"p": secret})))
 
