@@ -88,7 +88,9 @@ def test_a_disk_becomes_a_storage_and_grows(kind, storages, disk, tmp_path):
     disk.detach()
     other = Disk(tmp_path / "in-between")
     disk.attach()
-    assert disk.device != other.device
+    another_name = disk.device != other.device
+    other.detach()
+    assert another_name
     found = Storages(storages.registry)
     assert found.raw(entry).get("kept", 10) == b"content"
 
@@ -112,7 +114,6 @@ def test_a_disk_becomes_a_storage_and_grows(kind, storages, disk, tmp_path):
     storage_removal.remove(found, "s")
     assert str(point) not in mounted()
     assert not point.exists()
-    other.detach()
 
 
 def test_what_is_on_a_disk_is_not_written_over(storages, disk):
