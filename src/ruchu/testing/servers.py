@@ -66,14 +66,17 @@ class Process:
 class Server:
     """A server in a directory of its own. A context manager."""
 
-    def __init__(self, home: Path, *options: str, inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, *options: str, inside: Sequence[str] = (),
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.state = home / "server"
         words = ["server", "--state", str(self.state), "--listen", "127.0.0.1:0", *options]
         command = [*inside, sys.executable, "-m", "ruchu", *words]
         self.process = Process(command, home / "server.log")
-        self.client = httpx.Client(timeout=CALL_LIMIT_S)
+        self.client = httpx.Client(timeout=CALL_LIMIT_S, transport=transport)
 
     def __enter__(self) -> Self:
         self.process.start()
