@@ -24,6 +24,10 @@ class NewStorage(BaseModel):
     passphrase: str | None = Field(
         default=None, max_length=1000, description="nothing is encrypted without one"
     )
+    credentials: str | None = Field(
+        default=None, max_length=4000, examples=["user = backup\npassword = …"],
+        description="of its server (S3, SMB, iSCSI), as lines `name = value`",
+    )  # fmt: skip
     role: str = Field(default="backup", pattern="^(backup|copy)$")
     adopt: bool = Field(default=False, description="it exists; take it as it is")
     node: str = Field(default="", max_length=64, description="that shall make it; empty: any")
@@ -75,14 +79,21 @@ def add_storage(services: ServicesOf, by: By, wanted: Annotated[NewStorage, Body
     values["nodes"] = list(services.asker.node_ids(wanted.nodes))
     facts = {"location": wanted.location, "adopt": wanted.adopt}
     with auditing.recorded(services, by, "storage.add", wanted.name, facts):
-        made = services.asker.make_storage(wanted.node, order, wanted.passphrase)
-        if made["storage"]["encrypted"] and wanted.passphrase is not None:
-            owner = Owner("storage", str(made["storage"]["id"]), "passphrase")
-            services.vault.put(owner, wanted.passphrase)
-        row = services.storages.add(made["storage"], wanted.location, values)
+        made = services.asker.make_storage(wanted.node, order, _given(wanted))
+        for field, secret in _given(wanted).items():
+            owner = Owner("storage", str(made["storage"]["id"]), field)
+            services.vault.put(owner, secret)
+        found = {**made["storage"], "credentials": wanted.credentials is not None}
+        row = services.storages.add(found, str(found["location"]), values)
         points = made.get("points", ())
         services.catalogue.saw(row.name, points)
     return Added(storage=row, points=len(points), problems=list(made.get("problems", ())))
+
+
+def _given(wanted: NewStorage) -> dict[str, str]:
+    """Return the secrets that a storage comes with."""
+    given = {"passphrase": wanted.passphrase, "credentials": wanted.credentials}
+    return {key: text for key, text in given.items() if text is not None}
 
 
 @router.get("/storages/{storage}", responses=problems.responses(404))

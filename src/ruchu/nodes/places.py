@@ -18,10 +18,12 @@ from ruchu.operations.platforms import Platforms
 from ruchu.operations.registry import PlatformEntry, Registry, StorageEntry, check_name
 from ruchu.operations.secrets import SecretSource
 from ruchu.operations.storages import Storages
+from ruchu.storage import locations
+from ruchu.storage.locations import Location
 
 # Where a file may lie that is gone after a restart of the host and never was on a disk.
 _IN_MEMORY = (Path("/run"), Path("/dev/shm"))  # noqa: S108 - its owner and mode are checked
-OF_STORAGE = "storage:"
+OF_STORAGE, CREDENTIALS_OF = "storage:", "credentials:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,43 @@ def secret_source(order: Order, state: Path, name: str) -> SecretSource:
     secret = order.secrets.get(OF_STORAGE + name)
     if secret is None:
         return SecretSource("none")
+    return SecretSource("passphrase", _in_memory(state, f"{name} passphrase", secret))
+
+
+def credentials_file(order: Order, state: Path, name: str) -> str:
+    """Return the file in memory with the credentials of a storage's server; empty: none."""
+    text = order.secrets.get(CREDENTIALS_OF + name)
+    return "" if text is None else _in_memory(state, f"{name} credentials", text)
+
+
+def location_of(value: Mapping[str, Any]) -> Location:
+    """Return where a storage is, from a path or a URL.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    where = str(value.get("directory") or "")
+    if "://" in where:
+        return locations.parse(where)
+    if not Path(where).is_absolute():
+        raise UsageError(f"({where[:200]!r} is no absolute path)")
+    return Location("file", path=where)
+
+
+def _in_memory(state: Path, what: str, text: str) -> str:
+    """Write something secret into a file in memory; return its path."""
     # Two nodes of one host may know different storages by one name.
-    own = hashlib.sha256(f"{state.absolute()} {name}".encode()).hexdigest()
-    path = memory_folder() / f"{own[:32]}.passphrase"
+    own = hashlib.sha256(f"{state.absolute()} {what}".encode()).hexdigest()
+    path = memory_folder() / own[:32]
     temporary = path.with_suffix(f".{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     try:
-        os.write(descriptor, secret.encode())
+        os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
     temporary.replace(path)
-    return SecretSource("passphrase", str(path))
+    return str(path)
 
 
 def _storage(value: Mapping[str, Any], order: Order, state: Path) -> StorageEntry:
@@ -71,9 +98,21 @@ def _storage(value: Mapping[str, Any], order: Order, state: Path) -> StorageEntr
     if not is_id(identity):
         raise UsageError(f"(the id of storage {name})")
     source = secret_source(order, state, name)
-    role = str(value.get("role", "backup"))
-    where = str(value.get("directory"))
-    return StorageEntry(name, where, identity, role, source.method, source.file)
+    location = location_of(value)
+    plain = location.scheme == "file"
+    return StorageEntry(
+        name,
+        location.path if plain else "",
+        identity,
+        str(value.get("role", "backup")),
+        source.method,
+        source.file,
+        location="" if plain else str(location),
+        credentials=credentials_file(order, state, name),
+        probe={str(key): bool(each) for key, each in dict(value.get("probe") or {}).items()},
+        stop=str(value.get("stop") or ""),
+        writer=str(value.get("writer") or ""),
+    )
 
 
 def memory_folder() -> Path:

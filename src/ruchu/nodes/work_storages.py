@@ -1,7 +1,5 @@
 """The work on storages: made, adopted, looked at, verified, repaired; their points."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from ruchu.errors import UsageError
@@ -9,7 +7,7 @@ from ruchu.nodes import places
 from ruchu.nodes.work_contract import Result, Work
 from ruchu.operations import points, reaping, repairs, verification
 from ruchu.operations.registry import Registry
-from ruchu.operations.storages import Storages
+from ruchu.operations.storages import Setup, Storages
 from ruchu.repository.verifying_findings import Watch
 
 DEPTHS = ("structural", "sampled", "full")
@@ -17,21 +15,25 @@ DEPTHS = ("structural", "sampled", "full")
 
 def make(work: Work) -> Result:
     """Make a place a storage, or adopt one that is there (`adopt`)."""
-    name, directory = work.text("name"), Path(work.text("directory"))
-    if not directory.is_absolute():
-        raise UsageError(f"({directory} is no absolute path)")
+    name = work.text("name")
+    location = places.location_of(work.body)
     source = places.secret_source(work.order, work.state, name)
-    # What this node knew by that name before does not matter: the server decides on names.
-    with tempfile.TemporaryDirectory(dir=work.state) as scratch:
-        fresh = Storages(Registry(Path(scratch)))
-        if work.body.get("adopt"):
-            entry = fresh.adopt(name, directory, source)
-        else:
-            entry = fresh.add(name, directory, source, work.text("role", "backup"))
-        (state,) = fresh.list()
-        result: Result = {"storage": {**state.fields(), "id": entry.id, "role": entry.role}}
-        if work.body.get("adopt"):
-            result |= _points(fresh, name)
+    role = work.text("role", "backup")
+    setup = Setup(role, credentials=places.credentials_file(work.order, work.state, name))
+    registry = Registry(work.state)
+    if any(entry.name == name for entry in registry.storages()):
+        # What this node knew by that name before does not matter: the server decides on names.
+        registry.remove_storage(name)
+    known = Storages(registry)
+    if work.body.get("adopt"):
+        entry = known.adopt(name, location, source, setup)
+    else:
+        entry = known.add(name, location, source, role, setup)
+    (state,) = [each for each in known.list() if each.entry.name == name]
+    fields = {**state.fields(), "location": entry.where, "writer": entry.writer}
+    result: Result = {"storage": {**fields, "probe": dict(entry.probe)}}
+    if work.body.get("adopt"):
+        result |= _points(known, name)
     return result
 
 

@@ -101,7 +101,7 @@ class Planner:
                 "storages": [row.order_fields() for row in rows],
                 "platforms": [_platform_fields(platform)] if platform is not None else [],
             },
-            secrets=tuple(f"storage:{row.name}" for row in rows if row.encrypted),
+            secrets=tuple(name for row in rows for name in row.secret_names()),
             nodes=tuple(nodes),
             limits=limits,
             priority=run.priority,

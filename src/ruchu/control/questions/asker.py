@@ -12,7 +12,7 @@ from ruchu.control.nodes.hub import Hub
 from ruchu.control.nodes.records import NodeRecords, NodeRow
 from ruchu.control.storages.catalogue import Catalogue
 from ruchu.control.storages.storages import StorageDefinitions, StorageRow
-from ruchu.errors import NodeAway, NotFound, RuchuError, UsageError
+from ruchu.errors import NodeAway, RuchuError, UsageError
 
 # A listing of a large platform takes a while, that of 100,000 points longer.
 INVENTORY_LIMIT_S = 180.0
@@ -105,15 +105,17 @@ class Asker:
     # Storages.
 
     def make_storage(
-        self, node: str, wanted: Mapping[str, Any], passphrase: str | None
+        self, node: str, wanted: Mapping[str, Any], given: Mapping[str, str]
     ) -> Mapping[str, Any]:
         """Let a node make or adopt a storage; `wanted` has `name`, `directory`, `role`, `adopt`.
 
+        `given` are its `passphrase` and the `credentials` of its server, as far as there are any.
         Returns what it is, and its points if it was adopted.
         """
         name = str(wanted["name"])
         chosen = self._records.get(node) if node else self._any_node([], f"storage {name}")
-        secrets = {f"storage:{name}": passphrase} if passphrase else {}
+        prefixes = {"passphrase": "storage", "credentials": "credentials"}
+        secrets = {f"{prefixes[key]}:{name}": text for key, text in given.items()}
         arguments = {"body": dict(wanted), "secrets": secrets}
         answer: Mapping[str, Any] = self._hub.ask(
             chosen.id, "storage-make", arguments, POINTS_LIMIT_S
@@ -144,8 +146,7 @@ class Asker:
     ) -> Any:
         node = self._any_node(row.nodes, f"storage {row.name}")
         known = {"storages": [row.order_fields()], "storage": row.name, **body}
-        secrets = [f"storage:{row.name}"] if row.encrypted else []
-        return self.ask(node.id, what, known, secrets, limit_s)
+        return self.ask(node.id, what, known, row.secret_names(), limit_s)
 
     def reap(self, storage: StorageRow, platform: PlatformRow) -> Mapping[str, Sequence[str]]:
         """Remove what dead runs left on a platform; return it by machine."""
@@ -161,7 +162,7 @@ class Asker:
         platforms = [_fields(row) for row in self._inventory.platforms()]
         storages = [row for row in self._storages.all() if not row.nodes or node.id in row.nodes]
         body = {"platforms": platforms, "storages": [row.order_fields() for row in storages]}
-        secrets = [f"storage:{row.name}" for row in storages if row.encrypted]
+        secrets = [name for row in storages for name in row.secret_names()]
         answer = self.ask(node.id, "instants", body, secrets)
         found: Sequence[Mapping[str, Any]] = answer["instants"]
         return found
@@ -180,19 +181,17 @@ def _of_platform(row: PlatformRow) -> dict[str, Any]:
     return {"platform": row.name, "platforms": [_fields(row)]}
 
 
-def secret_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the storages behind names of secrets such as `storage:main`, by those names.
+def secret_owners(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return storage and field behind names of secrets such as `storage:main`.
 
     Raises:
         UsageError: there is another kind of secret.
-        NotFound: one names nothing.
     """
+    fields = {"storage": "passphrase", "credentials": "credentials"}
     found = {}
     for name in names:
         kind, _, rest = name.partition(":")
-        if kind != "storage":
+        if kind not in fields or not rest:
             raise UsageError(f"(the secret {name[:40]!r})")
-        if not rest:
-            raise NotFound("(a secret without a name)")
-        found[name] = rest
+        found[name] = (rest, fields[kind])
     return found

@@ -31,7 +31,7 @@ from ruchu.control.nodes.tasks import TaskRow, Tasks
 from ruchu.control.policies import selecting
 from ruchu.control.policies.policies import Policies, PolicyRow
 from ruchu.control.policies.selecting import Machine
-from ruchu.control.questions.asker import Asker, secret_names
+from ruchu.control.questions.asker import Asker, secret_owners
 from ruchu.control.schedules import windows
 from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.server import scheduling
@@ -197,8 +197,8 @@ class Services:
     def secrets_of(self, names: Sequence[str]) -> Mapping[str, str]:
         """Return secrets by names such as `storage:main`."""
         found = {}
-        for name, storage in secret_names(names).items():
-            owner = Owner("storage", self.storages.get(storage).id, "passphrase")
+        for name, (storage, field_) in secret_owners(names).items():
+            owner = Owner("storage", self.storages.get(storage).id, field_)
             found[name] = self.vault.get(owner)
         return found
 

@@ -44,13 +44,19 @@ class PointRow:
 
 @dataclass(frozen=True, slots=True)
 class PointFilter:
-    """Which points a page shows; empty means all. `before` is `time/id` of the last one seen."""
+    """Which points a page shows; empty means all.
+
+    `before` is `time/id/storage` of the last one seen: a copy has the id of what it is a copy of.
+
+    `storages` are those that may be seen; None is all of them.
+    """
 
     name: str = ""
     storage: str = ""
     chain: str = ""
     text: str = ""
     before: str = ""
+    storages: tuple[str, ...] | None = None
 
 
 class Catalogue:
@@ -81,19 +87,33 @@ class Catalogue:
 
     def page(self, wanted: PointFilter, limit: int) -> list[PointRow]:
         """Return points, the newest first."""
-        query = sa.select(POINTS).order_by(POINTS.c.time.desc(), POINTS.c.id.desc())
+        query = sa.select(POINTS).order_by(
+            POINTS.c.time.desc(), POINTS.c.id.desc(), POINTS.c.storage.desc()
+        )
         for column in ("name", "storage", "chain"):
             if getattr(wanted, column):
                 query = query.where(POINTS.c[column] == getattr(wanted, column))
+        if wanted.storages is not None:
+            query = query.where(POINTS.c.storage.in_(wanted.storages))
         if wanted.text:
             query = query.where(POINTS.c.name.icontains(wanted.text, autoescape=True))
         if wanted.before:
-            time, _, identity = wanted.before.partition("/")
-            query = query.where(sa.or_(POINTS.c.time < time, sa.and_(
-                POINTS.c.time == time, POINTS.c.id < identity)))  # fmt: skip
+            time, identity, storage = (*wanted.before.split("/", 2), "", "")[:3]
+            same = POINTS.c.time == time
+            query = query.where(sa.or_(
+                POINTS.c.time < time,
+                sa.and_(same, POINTS.c.id < identity),
+                sa.and_(same, POINTS.c.id == identity, POINTS.c.storage < storage),
+            ))  # fmt: skip
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(min(limit, PAGE_MAX))).all()
         return [PointRow(**row._mapping) for row in rows]  # noqa: SLF001
+
+    def ids(self, storage: str) -> list[str]:
+        """Return the ids of all points of a storage, in their order."""
+        query = sa.select(POINTS.c.id).where(POINTS.c.storage == storage).order_by(POINTS.c.id)
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def newest(self) -> dict[tuple[str, str], str]:
         """Return the time of the newest point by platform and name."""

@@ -47,9 +47,23 @@ class StorageRow:
             return None
         return round(100 * (self.size - self.free) / self.size, 1)
 
+    def secret_names(self) -> list[str]:
+        """Return the names of the secrets that an order on it carries."""
+        names = [f"storage:{self.name}"] if self.encrypted else []
+        return names + ([f"credentials:{self.name}"] if self.facts.get("credentials") else [])
+
     def order_fields(self) -> dict[str, Any]:
         """Return what an order says of it."""
-        return {"name": self.name, "directory": self.location, "id": self.id, "role": self.role}
+        return {
+            "name": self.name,
+            "directory": self.location,
+            "id": self.id,
+            "role": self.role,
+            "probe": self.facts.get("probe") or {},
+            "writer": self.facts.get("writer") or "",
+            # A backup is refused before the storage is full to the brim.
+            "stop": f"{100 - self.stop_percent}%",
+        }
 
 
 class StorageDefinitions:
@@ -101,8 +115,8 @@ class StorageDefinitions:
             "id": str(made["id"]), "name": str(made["name"]), "location": location,
             "role": str(made["role"]), "encrypted": bool(made["encrypted"]), "nodes": [],
             "resource_group": "default", "writers": 4, "readers": 2, "warn_percent": 80,
-            "stop_percent": 95, "free": made.get("free"), "size": made.get("size"),
-            "seen": to_text(self._clock.now()), "problem": "", "facts": {}, "version": 1, **values,
+            "stop_percent": 95, "free": made.get("free"), "size": made.get("total"),
+            "seen": to_text(self._clock.now()), "problem": "", "facts": {key: made.get(key) for key in ("probe", "writer", "credentials")}, "version": 1, **values,
         }  # fmt: skip
         with self._database.writing() as connection:
             taken = sa.select(STORAGES.c.name).where(
@@ -148,8 +162,8 @@ class StorageDefinitions:
         values: dict[str, Any] = {"problem": problem}
         if not problem:
             values |= {"seen": to_text(now), "free": state.get("free")}
-            if state.get("size") is not None:
-                values["size"] = state["size"]
+            if state.get("total") is not None:
+                values["size"] = state["total"]
         day = {"storage": row.id, "day": f"{now:%Y-%m-%d}"}
         use = {"free": state.get("free") or 0, "stored": stored}
         with self._database.writing() as connection:
