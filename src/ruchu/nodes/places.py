@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruchu.clock import SYSTEM, Clock, to_text
 from ruchu.errors import UsageError
 from ruchu.model.ids import is_id
 from ruchu.model.tasks import Order
@@ -19,6 +20,7 @@ from ruchu.operations.registry import PlatformEntry, Registry, StorageEntry, che
 from ruchu.operations.secrets import SecretSource
 from ruchu.operations.storages import Storages
 from ruchu.storage import locations
+from ruchu.storage.limited import Bandwidth
 from ruchu.storage.locations import Location
 
 # Where a file may lie that is gone after a restart of the host and never was on a disk.
@@ -46,7 +48,21 @@ def known(order: Order, state: Path) -> Places:
     for each in order.body.get("platforms", ()):
         value = {key: str(each.get(key) or "") for key in ("name", "uri", "scratch")}
         registry.put_platform(PlatformEntry(**value), replace=True)
-    return Places(Storages(registry), Platforms(registry))
+    storages = Storages(registry, bandwidth=_bandwidth(order, SYSTEM))
+    return Places(storages, Platforms(registry))
+
+
+def _bandwidth(order: Order, clock: Clock) -> Bandwidth | None:
+    """Return the limit of an order: `limits` are moments, each with bytes a second from then on."""
+    limits = [(str(at), int(rate)) for at, rate in order.body.get("limits") or ()]
+    if not any(rate for _, rate in limits):
+        return None
+
+    def rate() -> int:
+        now = to_text(clock.now())
+        return next((rate for at, rate in reversed(limits) if at <= now), 0)
+
+    return Bandwidth(rate, clock)
 
 
 def secret_source(order: Order, state: Path, name: str) -> SecretSource:

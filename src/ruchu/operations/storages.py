@@ -20,6 +20,7 @@ from ruchu.repository.repositories import Repository
 from ruchu.repository.surroundings import Surroundings
 from ruchu.storage.contract import Storage
 from ruchu.storage.free_space import RESERVE_DEFAULT
+from ruchu.storage.limited import Bandwidth, Limited
 from ruchu.storage.locations import Location
 
 ROLES = ("backup", "copy")
@@ -88,6 +89,7 @@ class Storages:
         clock: tells the time.
         credentials: of servers, by the name of the storage, for a caller that keeps them itself;
             they are used before any file, and never stored.
+        bandwidth: what reading and writing together may take.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class Storages:
         ask: Ask | None = None,
         clock: Clock = SYSTEM,
         credentials: Mapping[str, Credentials] | None = None,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self.registry = registry
+        self._bandwidth = bandwidth
         self._ask = ask
         self._credentials = dict(credentials or {})
         self.places = Places(registry.directory, clock)
@@ -235,6 +239,8 @@ class Storages:
         facts = repositories.read_facts(storage)
         if facts.id != entry.id:
             raise StorageGone(f"({entry.where} holds another storage than {entry.name!r})")
+        if self._bandwidth is not None:
+            return Limited(storage, reads=self._bandwidth, writes=self._bandwidth)
         return storage
 
     def open(self, name: str) -> Repository:

@@ -1,6 +1,7 @@
 """Keeps the bytes moved per second below a limit."""
 
 import threading
+from collections.abc import Callable
 
 from ruchu import clock
 from ruchu.storage.contract import Storage
@@ -13,11 +14,14 @@ _READS = {Verb.GET, Verb.READ}
 
 
 class Bandwidth:
-    """A bucket of tokens that fills at `rate` bytes per second. Several storages may share it."""
+    """A bucket of tokens that fills at `rate` bytes per second. Several storages may share it.
 
-    def __init__(self, rate: int, clock: clock.Clock) -> None:
-        assert rate > 0, "a limit of nothing would wait for ever"
-        self._rate = rate
+    The rate may be a function that tells it anew for each transfer; 0 is no limit then.
+    """
+
+    def __init__(self, rate: int | Callable[[], int], clock: clock.Clock) -> None:
+        assert callable(rate) or rate > 0, "a limit of nothing would wait for ever"
+        self._rate = rate if callable(rate) else lambda: rate
         self._clock = clock
         self._lock = threading.Lock()
         self._paid_until = clock.monotonic()
@@ -25,8 +29,11 @@ class Bandwidth:
     def take(self, length: int) -> None:
         """Wait until so many bytes are within the limit."""
         with self._lock:
-            now = self._clock.monotonic()
-            self._paid_until = max(self._paid_until, now - BURST_S) + length / self._rate
+            now, rate = self._clock.monotonic(), self._rate()
+            if not rate:
+                self._paid_until = now
+                return
+            self._paid_until = max(self._paid_until, now - BURST_S) + length / rate
             wait = self._paid_until - now
         if wait > 0:
             self._clock.sleep(wait)

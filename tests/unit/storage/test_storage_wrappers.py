@@ -281,3 +281,14 @@ def test_retries_get_through_random_failures(simulated, clock):
         assert storage.get(f"a/{number}", 10) == b"%d" % number
         storage.delete(f"a/{number}")
     assert not tuple(storage.list("a"))
+
+
+def test_a_rate_that_changes_by_the_hour(clock):
+    rates = [0, 1000]
+    bandwidth = limited.Bandwidth(lambda: rates[0], clock)
+    bandwidth.take(10_000_000)
+    assert clock.slept == []
+    rates.pop(0)
+    bandwidth.take(2000)
+    bandwidth.take(2000)
+    assert sum(clock.slept) >= 3

@@ -44,6 +44,10 @@ class Asking(Protocol):
         """
 
 
+Limits = Callable[[Policy], Sequence[tuple[str, int]]]
+"""The bandwidth that a policy allows: moments (RFC 3339), each with bytes a second from then on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run consists of, and what could not be planned: each with `label` and `message`."""
@@ -61,6 +65,7 @@ class Planner:
     catalogue: Catalogue
     freezes: Freezes
     asking: Asking
+    limits: Limits
 
     def plan(self, run: RunRow) -> Plan:
         """Return the tasks of a run.
@@ -171,8 +176,7 @@ def _backup_body(planner: Planner, run: RunRow, policy: Policy) -> dict[str, Any
         "frozen": list(planner.freezes.frozen_chains()),
         "before": list(policy.before),
         "after": list(policy.after),
-        "windows": [asdict(window) for window in policy.windows],
-        "zone": policy.zone,
+        "limits": [[at, rate] for at, rate in planner.limits(policy)],
         **options,
     }
 

@@ -22,7 +22,7 @@ UNDER_WAY = (RUNNING, STOPPING)
 OVER = (SUCCEEDED, PARTLY, FAILED, STOPPED)
 # What one run tells: a run that logs without end must not fill the database.
 EVENTS_MAX = 5_000
-PAGE_MAX = 1000
+PAGE_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)

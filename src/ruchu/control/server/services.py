@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ruchu.clock import Clock, from_text
+from ruchu.clock import Clock, from_text, to_text
 from ruchu.control.accounts.accounts import Accounts
 from ruchu.control.alarms.rules import RuleBook
 from ruchu.control.alarms.service import AlarmService
@@ -49,6 +49,8 @@ from ruchu.wire.authority import Authority
 from ruchu.wire.calling import Address
 from ruchu.wire.listener import Listener
 
+# A run that takes longer is told its limits anew with its next attempt.
+LIMITS_FOR = timedelta(days=7)
 _AUTHORITY = Owner("server", "authority", "key")
 _AUTHORITY_PASSPHRASE = Owner("server", "authority", "passphrase")
 
@@ -124,7 +126,14 @@ class Services:
     def _of_jobs(self, clock: Clock) -> None:
         self.results = Results(self.catalogue, self.alarms, _Watching(self.watch), clock)
         freezes = _Freezes(self.watch)
-        planner = Planner(self.inventory, self.storages, self.catalogue, freezes, self.asker)
+        planner = Planner(
+            self.inventory,
+            self.storages,
+            self.catalogue,
+            freezes,
+            self.asker,
+            lambda policy: limits_of(policy, clock.now()),
+        )
         outcomes = _Outcomes(self)
         outside = Outside(self.hub, outcomes, opens_at)
         self.outcomes = outcomes
@@ -232,6 +241,18 @@ def opens_at(policy: Policy, now: datetime) -> datetime | None:
         return None
     # Windows that never open: the run waits until somebody mends the policy, or stops it.
     return windows.opens(policy.windows, now, zone) or now + timedelta(days=1)
+
+
+def limits_of(policy: Policy, now: datetime) -> Sequence[tuple[str, int]]:
+    """Return the bandwidth that a policy allows from now on, for as long as a run may take."""
+    zone, at, found = ZoneInfo(policy.zone), now, []
+    while at < now + LIMITS_FOR:
+        found.append((to_text(at), windows.limit(policy.windows, at, zone)))
+        following = windows.changes(policy.windows, at, zone)
+        if following is None:
+            break
+        at = following
+    return found
 
 
 @dataclass(frozen=True, slots=True)
