@@ -2,7 +2,7 @@
 
 Two processes on this machine, mutual TLS 1.3 over loopback in both cases, the same certificates, the
 same file in the page cache at the sending end, nothing kept at the receiving end. The peer is a
-program that does nothing but read, send and receive in pieces of 1 MiB. Ours also checks every piece
+program that does nothing but read, send and receive 1 MiB at a time. Ours also checks every piece
 with BLAKE3 at both ends. Rounds alternate, so that what else the machine does meets both.
 """
 

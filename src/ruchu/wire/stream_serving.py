@@ -40,7 +40,7 @@ from ruchu.wire.streams import Incoming, Outgoing, StreamDesk
 
 # Each has a buffer and a thread.
 STREAMS_MAX: Final = 64
-# A piece of 1 MiB in that time is slower than any line that bulk is sent over.
+# One read in that time is slower than any line that bulk is sent over.
 STALL_S: Final = 120.0
 # The id is one and nothing else: no path from outside reaches anything.
 _REQUEST: Final = re.compile(r"[A-Z]{3,6} /streams/(?P<stream>[0-9a-f]{32}) HTTP/1\.1")
