@@ -12,9 +12,11 @@ RuchuError
 ├── GuestError ─ GuestDamaged, GuestUnsupported, GuestIncomplete
 ├── ExportError ─ CacheDamaged, CacheMismatch
 ├── ControlError ─ NotAuthenticated, Forbidden, TooMany, Stale, NeedsApproval, DatabaseUnusable,
+│                  VersionMissing,
 │                  ChannelFailed ─ ChannelRefused
 │                  CodeNeeded, LastAdministrator, QuotaExceeded, WrongServerKey,
-│                  SecretDamaged, AuditBroken, IdentityProviderAway
+│                  SecretDamaged, AuditBroken, IdentityProviderAway, ServerAway,
+│                  LaterFormat, SealedFileClosed
 ├── WireError ─ ProtocolViolation, Refused, NodeAway, NodeFailed, WrongAuthorityKey
 └── CommandFailed
 
@@ -80,6 +82,7 @@ from ruchu.errors.server import (
     Forbidden,
     IdentityProviderAway,
     LastAdministrator,
+    LaterFormat,
     NeedsApproval,
     NodeAway,
     NodeFailed,
@@ -87,11 +90,14 @@ from ruchu.errors.server import (
     ProtocolViolation,
     QuotaExceeded,
     Refused,
+    SealedFileClosed,
     SecretDamaged,
+    ServerAway,
     Stale,
     TooMany,
     WireError,
     WrongAuthorityKey,
+    VersionMissing,
     WrongServerKey,
 )
 
@@ -125,6 +131,7 @@ __all__ = [
     "Incomplete",
     "InvalidName",
     "LastAdministrator",
+    "LaterFormat",
     "LockLost",
     "NbdError",
     "NeedsApproval",
@@ -144,7 +151,9 @@ __all__ = [
     "Refused",
     "RepositoryError",
     "RuchuError",
+    "SealedFileClosed",
     "SecretDamaged",
+    "ServerAway",
     "SourceBusy",
     "SourceChanged",
     "Stale",
@@ -163,5 +172,6 @@ __all__ = [
     "WireError",
     "WrongAuthorityKey",
     "WrongKey",
+    "VersionMissing",
     "WrongServerKey",
 ]

@@ -47,6 +47,13 @@ class Stale(ControlError):
     hint = "Read it again, then decide anew."
 
 
+class VersionMissing(ControlError):
+    """Say which version is meant, with the header If-Match."""
+
+    code = "version-missing"
+    hint = "Read it first, and send its ETag."
+
+
 class NeedsApproval(ControlError):
     """A second person has to agree to this first."""
 
@@ -102,6 +109,28 @@ class DatabaseUnusable(ControlError):
     """The database of the server cannot be used."""
 
     code = "database-unusable"
+
+
+class ServerAway(ControlError):
+    """The server does not answer."""
+
+    code = "server-away"
+    retry = True
+    hint = "Check the address, the network, and that `ruchu server` runs there."
+
+
+class LaterFormat(ControlError):
+    """This file was written by a later release:"""
+
+    code = "later-format"
+    hint = "Update the server first, then import it again."
+
+
+class SealedFileClosed(ControlError):
+    """The passphrase does not open this file, or the file is damaged."""
+
+    code = "sealed-file-closed"
+    hint = "Give the passphrase that it was exported with."
 
 
 class ChannelFailed(ControlError):

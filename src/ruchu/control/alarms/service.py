@@ -153,10 +153,24 @@ class AlarmService:
             found = [_alarm(row) for row in connection.execute(query)]
         return sorted(found, key=lambda each: -records.rank(each.severity))
 
-    def past(self, before: str = "~", limit: int = LIST_MAX) -> Sequence[Alarm]:
-        """Return alarms that are over, the latest first, those that began before a moment."""
-        over = sa.and_(ALARMS.c.state != "open", ALARMS.c.first_at < before)
-        query = sa.select(ALARMS).where(over).order_by(ALARMS.c.first_at.desc())
+    def past(
+        self, before: str = "", limit: int = LIST_MAX, groups: Sequence[str] | None = None
+    ) -> Sequence[Alarm]:
+        """Return alarms that are over, the latest first.
+
+        Args:
+            before: `first_at/id` of the last one seen.
+            limit: how many.
+            groups: only those of these resource groups; None is all.
+        """
+        query = sa.select(ALARMS).where(ALARMS.c.state != "open")
+        query = query.order_by(ALARMS.c.first_at.desc(), ALARMS.c.id.desc())
+        if groups is not None:
+            query = query.where(ALARMS.c.facts["group"].as_string().in_(groups))
+        if before:
+            moment, _, identity = before.partition("/")
+            same = sa.and_(ALARMS.c.first_at == moment, ALARMS.c.id < identity)
+            query = query.where(sa.or_(ALARMS.c.first_at < moment, same))
         with self._database.reading() as connection:
             return [_alarm(row) for row in connection.execute(query.limit(min(limit, LIST_MAX)))]
 

@@ -213,14 +213,22 @@ class Approvals:
             return _request(_row(connection, request))
 
     def list(
-        self, state: State | None = None, before: str = "", limit: int = 50
-    ) -> Sequence[Request]:
-        """Return requests, the newest first; `before` is the moment of the last one seen."""
-        select = sa.select(APPROVALS).order_by(APPROVALS.c.requested.desc(), APPROVALS.c.id)
+        self, state: State | None = None, before: str = "", limit: int = 50,
+        groups: Sequence[str] | None = None,
+    ) -> Sequence[Request]:  # fmt: skip
+        """Return requests, the newest first; `before` is `requested/id` of the last one seen.
+
+        `groups` are those whose requests may be seen; None is all of them.
+        """
+        select = sa.select(APPROVALS).order_by(APPROVALS.c.requested.desc(), APPROVALS.c.id.desc())
+        if groups is not None:
+            select = select.where(APPROVALS.c.group.in_(groups))
         if state is not None:
             select = select.where(APPROVALS.c.state == state.value)
         if before:
-            select = select.where(APPROVALS.c.requested < before)
+            moment, _, identity = before.partition("/")
+            same = (APPROVALS.c.requested == moment) & (APPROVALS.c.id < identity)
+            select = select.where((APPROVALS.c.requested < moment) | same)
         with self._database.reading() as connection:
             rows = connection.execute(select.limit(max(1, min(limit, PAGE_MAX)))).all()
         return [_request(row) for row in rows]

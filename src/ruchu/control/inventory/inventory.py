@@ -163,17 +163,30 @@ class Inventory:
         with self._database.reading() as connection:
             return [MachineRow(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001
 
-    def page(self, text: str, platform: str, after: str, limit: int) -> list[MachineRow]:
-        """Return machines whose names hold a text, behind `name/id` of the last one seen."""
-        query = sa.select(MACHINES).order_by(MACHINES.c.name, MACHINES.c.id)
+    def page(
+        self, text: str, platform: str, after: str, limit: int,
+        platforms: Sequence[str] | None = None,
+    ) -> list[MachineRow]:  # fmt: skip
+        """Return machines whose names hold a text, behind `name/id/platform` of the last one seen.
+
+        `platforms` are those that may be seen; None is all of them.
+        """
+        query = sa.select(MACHINES)
+        query = query.order_by(MACHINES.c.name, MACHINES.c.id, MACHINES.c.platform)
+        if platforms is not None:
+            query = query.where(MACHINES.c.platform.in_(platforms))
         if text:
             query = query.where(MACHINES.c.name.icontains(text, autoescape=True))
         if platform:
             query = query.where(MACHINES.c.platform == platform)
         if after:
-            name, _, identity = after.rpartition("/")
-            query = query.where(sa.or_(MACHINES.c.name > name, sa.and_(
-                MACHINES.c.name == name, MACHINES.c.id > identity)))  # fmt: skip
+            name, identity, last = ("", "", *after.rsplit("/", 2))[-3:]
+            same = MACHINES.c.name == name
+            query = query.where(sa.or_(
+                MACHINES.c.name > name,
+                sa.and_(same, MACHINES.c.id > identity),
+                sa.and_(same, MACHINES.c.id == identity, MACHINES.c.platform > last),
+            ))  # fmt: skip
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(min(limit, PAGE_MAX))).all()
         return [MachineRow(**row._mapping) for row in rows]  # noqa: SLF001

@@ -48,6 +48,17 @@ Limits = Callable[[Policy], Sequence[tuple[str, int]]]
 """The bandwidth that a policy allows: moments (RFC 3339), each with bytes a second from then on."""
 
 
+class Quotas(Protocol):
+    """What resource groups may use."""
+
+    def check_backup(self, policy: Policy, run: RunRow) -> None:
+        """Refuse a backup that would exceed the quota of its group.
+
+        Raises:
+            QuotaExceeded: it would.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run consists of, and what could not be planned: each with `label` and `message`."""
@@ -66,6 +77,7 @@ class Planner:
     freezes: Freezes
     asking: Asking
     limits: Limits
+    quotas: Quotas | None = None
 
     def plan(self, run: RunRow) -> Plan:
         """Return the tasks of a run.
@@ -125,6 +137,8 @@ def _plan_backup(planner: Planner, run: RunRow) -> Plan:
     platform = planner.inventory.platform(policy.selection.platform)
     storage = planner.storages.get(policy.storage)
     problems = _refreshed(planner, platform)
+    if planner.quotas is not None:
+        planner.quotas.check_backup(policy, run)
     rows = planner.inventory.machines(platform.name)
     machines = [
         Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))

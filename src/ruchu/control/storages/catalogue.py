@@ -66,8 +66,10 @@ class Catalogue:
         self._database = database
         self._events = events
 
-    def find(self, prefix: str) -> list[PointRow]:
+    def find(self, prefix: str, storages: Sequence[str] | None = None) -> list[PointRow]:
         """Return a point by the beginning of its id, on each storage that holds it.
+
+        `storages` are those that are looked at; None is all of them.
 
         Raises:
             NotFound: there is none.
@@ -76,6 +78,8 @@ class Catalogue:
         if len(prefix) < PREFIX_MIN:
             raise UsageError(f"(point {prefix[:40]!r}: at least {PREFIX_MIN} digits)")
         query = sa.select(POINTS).where(POINTS.c.id.startswith(prefix, autoescape=True))
+        if storages is not None:
+            query = query.where(POINTS.c.storage.in_(storages))
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(PAGE_MAX)).all()
         found = [PointRow(**row._mapping) for row in rows]  # noqa: SLF001 - public in SQLAlchemy
