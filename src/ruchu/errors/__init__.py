@@ -95,9 +95,9 @@ from ruchu.errors.server import (
     ServerAway,
     Stale,
     TooMany,
+    VersionMissing,
     WireError,
     WrongAuthorityKey,
-    VersionMissing,
     WrongServerKey,
 )
 
@@ -168,10 +168,10 @@ __all__ = [
     "UnsafeName",
     "Unsupported",
     "UsageError",
+    "VersionMissing",
     "WeakPassword",
     "WireError",
     "WrongAuthorityKey",
     "WrongKey",
-    "VersionMissing",
     "WrongServerKey",
 ]
