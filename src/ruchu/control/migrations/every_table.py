@@ -6,6 +6,7 @@ from ruchu.control.anomalies import tables as _anomalies
 from ruchu.control.approvals import tables as _approvals
 from ruchu.control.audit import tables as _audit
 from ruchu.control.database.schema import METADATA
+from ruchu.control.definitions import tables as _definitions
 from ruchu.control.events import tables as _events
 from ruchu.control.inventory import tables as _inventory
 from ruchu.control.jobs import tables as _jobs
@@ -37,4 +38,5 @@ _ = (
     _settings,
     _storages,
     _repeats,
+    _definitions,
 )
