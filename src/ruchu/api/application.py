@@ -11,6 +11,7 @@ from ruchu.api import (
     routes_accounts,
     routes_alarms,
     routes_audit,
+    routes_definitions,
     routes_events,
     routes_inventory,
     routes_nodes,
@@ -41,6 +42,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     routes_storages.router,
     routes_policies.router,
     routes_runs.router,
+    routes_definitions.router,
     routes_events.router,
     routes_system.router,
 )

@@ -18,6 +18,8 @@ from ruchu.wire import enrolment
 
 # A token is used within minutes; one that lies around must not work next month.
 TOKEN_LIFE = timedelta(hours=24)
+# Instead of when it enrolled: a node that was imported by name, and has not proved who it is.
+EXPECTED = ""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -65,7 +67,9 @@ class NodeRecords:
         }  # fmt: skip
         with self._database.writing() as connection:
             taken = connection.execute(
-                sa.select(NODES.c.id).where(NODES.c.name == name, NODES.c.revoked.is_(False))
+                sa.select(NODES.c.id).where(
+                    NODES.c.name == name, NODES.c.revoked.is_(False), NODES.c.enrolled != EXPECTED
+                )
             ).first()
             if taken is not None:
                 raise AlreadyExists(f"(node {name!r})", hint="Revoke it first, or take another.")
@@ -107,11 +111,33 @@ class NodeRecords:
                 "serials": [], "enrolled": now, "parallel": 2, "last_seen": None, "release": "",
                 "problem": "", "facts": dict(facts), "load": {}, "version": 1,
             }  # fmt: skip
+            values |= _expected(connection, found.name)
+            connection.execute(NODES.delete().where(NODES.c.id == values["id"]))
             connection.execute(NODES.insert().values(values))
             connection.execute(
                 NODE_TOKENS.update().where(NODE_TOKENS.c.hash == digest)
                 .values(used=now, request=own, node=values["id"])
             )  # fmt: skip
+        return NodeRow(**values)
+
+    def expect(self, name: str, parallel: int) -> NodeRow:
+        """Know a node by name that is yet to enrol; what refers to it does so already.
+
+        Raises:
+            InvalidName, AlreadyExists: the name cannot be.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidName(f"({name[:80]!r})")
+        values: dict[str, Any] = {
+            "id": new_id(), "name": name, "embedded": False, "revoked": False, "serials": [],
+            "enrolled": EXPECTED, "parallel": parallel, "last_seen": None, "release": "",
+            "problem": "", "facts": {}, "load": {}, "version": 1,
+        }  # fmt: skip
+        with self._database.writing() as connection:
+            taken = connection.execute(sa.select(NODES.c.id).where(NODES.c.name == name)).first()
+            if taken is not None:
+                raise AlreadyExists(f"(node {name!r})")
+            connection.execute(NODES.insert().values(values))
         return NodeRow(**values)
 
     def certified(self, node: str, serial: str) -> None:
@@ -189,3 +215,12 @@ class NodeRecords:
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(NODES).order_by(NODES.c.name))
             return [NodeRow(**row._mapping) for row in rows]  # noqa: SLF001 - public in SQLAlchemy
+
+
+def _expected(connection: sa.Connection, name: str) -> dict[str, Any]:
+    """Return what a node takes over that was expected under a name."""
+    query = sa.select(NODES.c.id, NODES.c.parallel, NODES.c.version)
+    row = connection.execute(
+        query.where(NODES.c.name == name, NODES.c.enrolled == EXPECTED)
+    ).one_or_none()  # fmt: skip
+    return dict(row._mapping) if row is not None else {}  # noqa: SLF001 - public in SQLAlchemy

@@ -4,7 +4,7 @@ import enum
 from datetime import datetime, timedelta
 
 from ruchu.clock import from_text
-from ruchu.control.nodes.records import NodeRow
+from ruchu.control.nodes.records import EXPECTED, NodeRow
 
 HEARTBEAT_S = 10.0
 # Two beats may be missed by a busy host; a minute without any is a node that is gone.
@@ -21,6 +21,7 @@ class NodeState(enum.StrEnum):
     INCOMPATIBLE = "incompatible"  # speaks no version of the protocol that the server does
     REVOKED = "revoked"
     ENROLLED = "enrolled"  # never connected yet
+    EXPECTED = "expected"  # known by name from an import; it has to enrol
 
 
 def state_of(node: NodeRow, now: datetime, *, connected: bool) -> NodeState:
@@ -30,7 +31,7 @@ def state_of(node: NodeRow, now: datetime, *, connected: bool) -> NodeState:
     if node.problem == "incompatible" and not connected:
         return NodeState.INCOMPATIBLE
     if node.last_seen is None:
-        return NodeState.ENROLLED
+        return NodeState.EXPECTED if node.enrolled == EXPECTED else NodeState.ENROLLED
     silent = now - from_text(node.last_seen)
     if connected and silent <= LATE_AFTER:
         return NodeState.ONLINE

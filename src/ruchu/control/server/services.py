@@ -18,6 +18,9 @@ from ruchu.control.approvals.user_removal import UserRemoval
 from ruchu.control.audit.anchors import AnchorFile
 from ruchu.control.audit.trail import Trail
 from ruchu.control.database.database import Database
+from ruchu.control.definitions.bench import Workshop
+from ruchu.control.definitions.exchange import Exchange
+from ruchu.control.definitions.plans import Plans
 from ruchu.control.events.stream import Events
 from ruchu.control.inventory.inventory import Inventory
 from ruchu.control.jobs.admission import Admission
@@ -35,6 +38,9 @@ from ruchu.control.questions.asker import Asker, secret_owners
 from ruchu.control.schedules import windows
 from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.server import scheduling
+from ruchu.control.server.acts import Acts
+from ruchu.control.server.defining import Defining, NodeStorages
+from ruchu.control.server.quotas import Quotas
 from ruchu.control.server.scheduling import ScheduledRuns
 from ruchu.control.server.state import ServerState
 from ruchu.control.settings.settings import Settings
@@ -89,6 +95,9 @@ class Services:
     scheduler: Scheduler = field(init=False)
     attempts: Attempts = field(init=False)
     admission: Admission = field(init=False)
+    acts: Acts = field(init=False)
+    defining: Defining = field(init=False)
+    quotas: Quotas = field(init=False)
     # Set while the server listens.
     listener: Listener | None = None
 
@@ -111,8 +120,16 @@ class Services:
         self.catalogue = Catalogue(database, self.events)
         self.policies = Policies(database, clock, self.events)
         self.runs = Runs(database, clock, self.events)
+        groups = self.accounts.groups
+        self.quotas = Quotas(database, clock, groups, self.policies, self.inventory)
         self._of_nodes(database, clock)
         self._of_jobs(clock)
+        self.acts = Acts(
+            self.approvals, self.storages, self.catalogue, self.inventory, self.policies,
+            self.runs, self.vault, self.asker, self.watch,
+        )  # fmt: skip
+        self.acts.register()
+        self._of_definitions()
 
     def _of_nodes(self, database: Database, clock: Clock) -> None:
         self.nodes = NodeRecords(database, clock)
@@ -133,6 +150,7 @@ class Services:
             freezes,
             self.asker,
             lambda policy: limits_of(policy, clock.now()),
+            self.quotas,
         )
         outcomes = _Outcomes(self)
         outside = Outside(self.hub, outcomes, opens_at)
@@ -144,6 +162,20 @@ class Services:
             self.database, clock, self.scheduled, self.scheduled, self.scheduled
         )
         self.policies.listen(self.scheduler.changed)
+
+    def _of_definitions(self) -> None:
+        workshop = Workshop(self.database, self.clock, self.vault, self.trail)
+        plans = Plans(workshop, NodeStorages(self.asker), self._losses)
+        self.defining = Defining(
+            Exchange(workshop, self._losses), plans, self.storages, self.catalogue, self.asker,
+            self.events, self.scheduler,
+        )  # fmt: skip
+
+    def _losses(self, before: Policy | None, after: Policy) -> Sequence[str]:
+        """Return what a policy would lose that takes a second person to agree to."""
+        if not self.approvals.four_eyes():
+            return ()
+        return self.acts.sooner(before, after)
 
     def _authority(self) -> Authority:
         """Load the certificate authority, or make it on the first start."""
