@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 from ruchu import __version__
 from ruchu.api import (
+    describing,
+    identity,
     problems,
     routes_accounts,
     routes_alarms,
     routes_audit,
     routes_definitions,
     routes_events,
+    routes_identities,
     routes_inventory,
     routes_nodes,
     routes_policies,
@@ -30,10 +33,12 @@ Everything that the console and the command line do. Sign in with `POST /api/v1/
 an API token: `Authorization: Bearer …`. Errors are problems (RFC 9457) with a stable `code`.
 Lists are pages: `next` of one is `after` of the following. What can be changed has an ETag, and a
 change says with `If-Match` which version it is meant for. A POST with an `Idempotency-Key` is
-carried out once, however often it is sent.
+carried out once, however often it is sent. A thing of a resource group that one may not see is
+not there (404).
 """
 ROUTERS: tuple[APIRouter, ...] = (
     routes_sessions.router,
+    routes_identities.router,
     routes_accounts.router,
     routes_audit.router,
     routes_alarms.router,
@@ -51,6 +56,9 @@ OPEN = frozenset({
     ("POST", f"{PREFIX}/sessions"),
     ("POST", f"{PREFIX}/administrator"),
     ("POST", f"{PREFIX}/password"),
+    ("GET", f"{PREFIX}/oidc"),
+    ("GET", f"{PREFIX}/oidc/{{provider}}/begin"),
+    ("GET", f"{PREFIX}/oidc/callback"),
     ("GET", f"{PREFIX}/openapi.json"),
     ("GET", "/healthz"),
 })  # fmt: skip
@@ -69,10 +77,13 @@ def create(services: Services, tell: Callable[[str], None]) -> FastAPI:
     )
     app.state.services = services
     app.state.tell = tell
+    app.state.streams = routes_events.Streams()
     problems.install(app)
+    sound = [Depends(identity.sound)]
     for router in ROUTERS:
-        app.include_router(router, prefix=PREFIX)
+        app.include_router(router, prefix=PREFIX, dependencies=sound)
     app.include_router(routes_system.bare)
+    describing.install(app)
     shielding.install(app, services)
     return app
 

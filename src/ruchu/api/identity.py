@@ -1,15 +1,17 @@
-"""Who asks: a bearer word in the header, or the cookie of a browser."""
+"""Who asks, and whether they may ask this at all."""
 
 import hmac
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
+from ruchu.api import rights_table
+from ruchu.api.rights_table import Need, Where
 from ruchu.control.accounts.sessions import Origin
 from ruchu.control.server.services import Services
-from ruchu.errors import Forbidden, NotAuthenticated
-from ruchu.model.principals import Principal
+from ruchu.errors import Forbidden, NotAuthenticated, UsageError
+from ruchu.model.principals import Principal, Right
 
 COOKIE = "ruchu_session"
 # A page of another site can make a browser send the cookie, but not set this header.
@@ -47,17 +49,39 @@ def principal_of(
 
     Raises:
         NotAuthenticated: nobody is known by what was shown.
-        Forbidden: the request was made by a page of another site.
+        Forbidden: the request was made by a page of another site, or they may not ask this.
     """
     if bearer is not None:
-        return services.accounts.bearer(bearer.credentials)
-    if not cookie:
-        raise NotAuthenticated
-    if request.method not in _SAFE and not hmac.compare_digest(
-        request.headers.get(CSRF_HEADER, "").encode(), b"1"
-    ):
-        raise Forbidden(f"(the header {CSRF_HEADER}: 1 is missing)")
-    return services.accounts.bearer(cookie)
+        by = services.accounts.bearer(bearer.credentials)
+    else:
+        if not cookie:
+            raise NotAuthenticated
+        if request.method not in _SAFE and not hmac.compare_digest(
+            request.headers.get(CSRF_HEADER, "").encode(), b"1"
+        ):
+            raise Forbidden(f"(the header {CSRF_HEADER}: 1 is missing)")
+        by = services.accounts.bearer(cookie)
+    # An endpoint without a row in the table answers nobody.
+    _admit(by, rights_table.TABLE[operation_of(request)])
+    return by
+
+
+def operation_of(request: Request) -> str:
+    """Return the name of the operation that a request asks for."""
+    return str(request.scope["route"].name).removesuffix("_")
+
+
+def _admit(by: Principal, need: Need) -> None:
+    if need.person:
+        by.demand_person()
+    if need.where in {Where.OPEN, Where.SIGNED_IN, Where.PERSON, Where.OWN}:
+        return
+    if need.where is Where.EVERYWHERE:
+        for right in need.rights:
+            by.demand(right)
+    elif not any(by.groups(right) for right in need.rights):
+        names = " or ".join(need.rights)
+        raise Forbidden(f"(it takes the right {names} in a group)")
 
 
 By = Annotated[Principal, Depends(principal_of)]
@@ -66,3 +90,43 @@ By = Annotated[Principal, Depends(principal_of)]
 def set_cookie(response: Response, word: str, *, secure: bool) -> None:
     """Give a browser its session."""
     response.set_cookie(COOKIE, word, httponly=True, secure=secure, samesite="strict", path="/")
+
+
+def groups_of(by: Principal, right: Right = Right.VIEW) -> tuple[str, ...] | None:
+    """Return the groups in which somebody has a right; None if it is everywhere."""
+    return None if by.may(right) else tuple(sorted(by.groups(right)))
+
+
+async def sound(request: Request) -> None:
+    """Refuse a body with characters that no database takes: NUL, and halves of characters.
+
+    Raises:
+        UsageError: it has.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return
+    body = await request.body()
+    # Nearly every body has no escape at all, and need not be looked at twice.
+    if b"\\u" in body and not _is_sound(await request.json()):
+        raise UsageError("(the body holds a character that cannot be kept)")
+
+
+def _is_sound(document: Any) -> bool:
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and ("\0" in value or not _encodes(value)):
+            return False
+    return True
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,25 +1,31 @@
-"""Pages, versions and repeated requests: what all resources have in common over HTTP."""
+"""Pages and versions: what all resources have in common over HTTP."""
 
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Header, Query, Response
 from pydantic import BaseModel, Field
 
-from ruchu.errors import ControlError, UsageError
+from ruchu.errors import UsageError, VersionMissing
 
 T = TypeVar("T")
-LIMIT_MAX = 500
+# One less than what any service returns at once: the row behind a page says whether there is more.
+LIMIT_MAX = 499
+# What both databases keep as a number.
+NUMBER_MAX = (1 << 63) - 1
 
 Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="items of a page")]
 After = Annotated[
-    str, Query(max_length=400, description="`next` of the page before; empty is the first page")
+    str, Query(max_length=1000, description="`next` of the page before; empty is the first page")
+]
+AfterNumber = Annotated[
+    int, Query(ge=0, le=NUMBER_MAX, description="a number; what follows it is shown")
 ]
 IfMatch = Annotated[
     str | None,
-    Header(max_length=100, description="the ETag of what was read; required for a change"),
-]
+    Header(max_length=100, description="the ETag of what was read; required for a change",
+           examples=['"3"']),
+]  # fmt: skip
 
 
 class Page(BaseModel, Generic[T]):
@@ -29,13 +35,6 @@ class Page(BaseModel, Generic[T]):
     next: str | None = Field(
         default=None, description="`after` of the following page; null on the last one"
     )
-
-
-class VersionMissing(ControlError):
-    """Say which version is meant, with the header If-Match."""
-
-    code = "version-missing"
-    hint = "Read it first, and send its ETag."
 
 
 def page(rows: Sequence[T], limit: int, key: Callable[[T], str]) -> Page[T]:
@@ -63,6 +62,3 @@ def version_of(if_match: str | None) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise UsageError("(the header If-Match is no ETag of ours)")
     return int(text)
-
-
-MISSING = HTTPStatus.PRECONDITION_REQUIRED

@@ -1,12 +1,12 @@
 """Accounts, groups, tokens, authenticators."""
 
 import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
 
-from ruchu.api import paging, problems
+from ruchu.api import identity, paging, problems
 from ruchu.api.identity import By, ServicesOf
 from ruchu.api.paging import After, Limit, Page
 from ruchu.control.accounts.groups import Group, Quota
@@ -15,7 +15,8 @@ from ruchu.control.accounts.users import Profile, User
 from ruchu.model.principals import ALL_GROUPS, Grants, Right, Role
 
 router = APIRouter(tags=["accounts"])
-DAYS_MAX = 3660
+DAYS_MAX = 730
+COUNT_MAX = 1_000_000
 
 GrantsDocument = Annotated[
     dict[str, list[Role]],
@@ -82,13 +83,43 @@ class TokenMade(BaseModel):
 
 
 class GroupDocument(BaseModel):
-    """A resource group."""
+    """A resource group; its name is in the address."""
 
-    name: str = Field(max_length=100)
     title: str = Field(default="", max_length=200)
-    bytes: int = Field(default=0, ge=0, description="stored at most; 0: no quota")
-    machines: int = Field(default=0, ge=0)
-    runs: int = Field(default=0, ge=0, description="a day")
+    bytes: int = Field(default=0, ge=0, le=1 << 62, description="stored at most; 0: no quota")
+    machines: int = Field(default=0, ge=0, le=COUNT_MAX, description="protected; 0: no quota")
+    runs: int = Field(default=0, ge=0, le=COUNT_MAX, description="backups a day; 0: no quota")
+
+
+class Link(BaseModel):
+    """A one-time link."""
+
+    link: str = Field(description="the word of the link, shown once")
+
+
+class Removed(BaseModel):
+    """What was removed."""
+
+    removed: str
+
+
+class Enrolled(BaseModel):
+    """An authenticator that waits for its first code."""
+
+    secret: str
+    uri: str = Field(description="for a picture that the authenticator reads")
+
+
+class RecoveryCodes(BaseModel):
+    """What opens the account without the authenticator, each once."""
+
+    recovery_codes: list[str]
+
+
+class PasswordOf(BaseModel):
+    """Whose password was chosen."""
+
+    user: str
 
 
 class Code(BaseModel):
@@ -109,7 +140,7 @@ def list_users(services: ServicesOf, by: By, after: After = "", limit: Limit = 1
     return paging.page(rows, limit, lambda row: row.name)
 
 
-@router.post("/users", status_code=201, responses=problems.responses(409))
+@router.post("/users", status_code=201, responses=problems.responses(404, 409))
 def add_user(services: ServicesOf, by: By, wanted: Annotated[NewUser, Body()]) -> UserMade:
     """Make an account; its owner chooses the password with a link."""
     profile = Profile(wanted.display, wanted.mail, wanted.language)
@@ -142,24 +173,22 @@ def change_user(
 
 
 @router.delete("/users/{user}", responses=problems.responses(404, 409))
-def remove_user(services: ServicesOf, by: By, user: str) -> dict[str, Any]:
+def remove_user(services: ServicesOf, by: By, user: str) -> Removed:
     """Remove an account; one with roles takes four eyes if they are on."""
-    return dict(services.user_removal.remove(by, user))
+    return Removed(**services.user_removal.remove(by, user))
 
 
 @router.post("/users/{user}/link", status_code=201, responses=problems.responses(404))
-def password_link(services: ServicesOf, by: By, user: str) -> dict[str, str]:
+def password_link(services: ServicesOf, by: By, user: str) -> Link:
     """Make a link with which the owner of an account chooses a new password."""
-    return {"link": services.accounts.users.password_link(by, user)}
+    return Link(link=services.accounts.users.password_link(by, user))
 
 
-@router.post("/password", responses=problems.responses())
-def choose_password(
-    services: ServicesOf, wanted: Annotated[PasswordChosen, Body()]
-) -> dict[str, str]:
+@router.post("/password", responses=problems.responses(401, 403))
+def choose_password(services: ServicesOf, wanted: Annotated[PasswordChosen, Body()]) -> PasswordOf:
     """Choose the password of an account with its link."""
     user = services.accounts.entering.choose_password(wanted.link, wanted.password)
-    return {"user": user}
+    return PasswordOf(user=user)
 
 
 @router.put("/password", status_code=204, responses=problems.responses())
@@ -171,18 +200,18 @@ def change_password(
 
 
 @router.post("/authenticator", status_code=201, responses=problems.responses(409))
-def enrol_authenticator(services: ServicesOf, by: By) -> dict[str, str]:
+def enrol_authenticator(services: ServicesOf, by: By) -> Enrolled:
     """Begin to use an authenticator (TOTP); it counts once a code of it was confirmed."""
     found = services.accounts.totp.enrol(by)
-    return {"secret": found.secret, "uri": found.uri}
+    return Enrolled(secret=found.secret, uri=found.uri)
 
 
 @router.post("/authenticator/confirm", responses=problems.responses(409))
 def confirm_authenticator(
     services: ServicesOf, by: By, wanted: Annotated[Code, Body()]
-) -> dict[str, list[str]]:
+) -> RecoveryCodes:
     """Confirm the authenticator; the answer holds the recovery codes, once."""
-    return {"recovery_codes": list(services.accounts.totp.confirm(by, wanted.code))}
+    return RecoveryCodes(recovery_codes=list(services.accounts.totp.confirm(by, wanted.code)))
 
 
 @router.post("/authenticator/off", status_code=204, responses=problems.responses())
@@ -221,7 +250,8 @@ def revoke_token(services: ServicesOf, by: By, token: str) -> None:
 @router.get("/groups", responses=problems.responses())
 def list_groups(services: ServicesOf, by: By) -> list[Group]:
     """List the resource groups."""
-    return [group for group in services.accounts.groups.list() if by.may(Right.VIEW, group.name)]
+    seen = identity.groups_of(by)
+    return [each for each in services.accounts.groups.list() if seen is None or each.name in seen]
 
 
 @router.put("/groups/{name}", responses=problems.responses(404, 409))

@@ -5,15 +5,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
 
-from ruchu.api import auditing, paging, problems
+from ruchu.api import auditing, paging, problems, reach
 from ruchu.api.identity import By, ServicesOf
 from ruchu.api.paging import After, IfMatch, Limit, Page
 from ruchu.control.inventory.inventory import MachineRow, PlatformRow
 from ruchu.control.policies import selecting
 from ruchu.control.policies.selecting import Machine
-from ruchu.model.principals import ALL_GROUPS, Principal, Right
+from ruchu.model.principals import Principal, Right
 
 router = APIRouter(tags=["inventory"])
+# What whoever configures a group may change: it reaches nothing of another group.
+_OF_GROUPS = {"parallel", "host_parallel"}
+NodeName = Annotated[str, Field(max_length=64)]
 
 
 class NewPlatform(BaseModel):
@@ -22,7 +25,9 @@ class NewPlatform(BaseModel):
     name: str = Field(max_length=64, examples=["kvm"])
     uri: str = Field(max_length=1000, examples=["qemu:///system"])
     scratch: str = Field(default="", max_length=1000, description="for scratch files, over there")
-    nodes: list[str] = Field(default=[], max_length=1000, description="that reach it; empty: all")
+    nodes: list[NodeName] = Field(
+        default=[], max_length=1000, description="that reach it; empty: all"
+    )
     parallel: int = Field(default=4, ge=1, le=1000)
     host_parallel: int = Field(default=2, ge=1, le=1000)
     resource_group: str = Field(default="default", max_length=100)
@@ -33,27 +38,25 @@ class PlatformChange(BaseModel):
 
     uri: str | None = Field(default=None, max_length=1000)
     scratch: str | None = Field(default=None, max_length=1000)
-    nodes: list[str] | None = Field(default=None, max_length=1000)
+    nodes: list[NodeName] | None = Field(default=None, max_length=1000)
     parallel: int | None = Field(default=None, ge=1, le=1000)
     host_parallel: int | None = Field(default=None, ge=1, le=1000)
     resource_group: str | None = Field(default=None, max_length=100)
 
 
-def visible(by: Principal, group: str) -> bool:
-    """Tell whether somebody may see what belongs to a group."""
-    return by.may(Right.VIEW, group)
-
-
-def _ids(services: ServicesOf, values: dict[str, Any]) -> dict[str, Any]:
+def _values(services: ServicesOf, values: dict[str, Any]) -> dict[str, Any]:
     if values.get("nodes"):
         values["nodes"] = list(services.asker.node_ids(values["nodes"]))
+    if "resource_group" in values:
+        reach.group(services, values["resource_group"])
     return values
 
 
 @router.get("/platforms", responses=problems.responses())
 def list_platforms(services: ServicesOf, by: By) -> list[PlatformRow]:
     """List the platforms."""
-    return [row for row in services.inventory.platforms() if visible(by, row.resource_group)]
+    rows = services.inventory.platforms()
+    return [row for row in rows if by.may(Right.VIEW, row.resource_group)]
 
 
 @router.post("/platforms", status_code=201, responses=problems.responses(404, 409))
@@ -61,8 +64,8 @@ def add_platform(
     services: ServicesOf, by: By, response: Response, wanted: Annotated[NewPlatform, Body()]
 ) -> PlatformRow:
     """Know a platform from now on; it need not answer now."""
-    by.demand(Right.CONFIGURE, wanted.resource_group)
-    values = _ids(services, wanted.model_dump(exclude={"name", "uri"}))
+    by.demand(Right.CONFIGURE)
+    values = _values(services, wanted.model_dump(exclude={"name", "uri"}))
     with auditing.recorded(services, by, "platform.add", wanted.name, {"uri": wanted.uri}):
         row = services.inventory.add(wanted.name, wanted.uri, **values)
     paging.tag(response, row.version)
@@ -72,25 +75,26 @@ def add_platform(
 @router.get("/platforms/{platform}", responses=problems.responses(404))
 def show_platform(services: ServicesOf, by: By, response: Response, platform: str) -> PlatformRow:
     """Show a platform, by id or name."""
-    row = services.inventory.platform(platform)
-    by.demand(Right.VIEW, row.resource_group)
+    row = reach.platform(services, by, platform)
     paging.tag(response, row.version)
     return row
 
 
 @router.patch("/platforms/{platform}", responses=problems.responses(404, 412, 428))
 def change_platform(
-    services: ServicesOf, by: By, platform: str, change: Annotated[PlatformChange, Body()],
-    if_match: IfMatch = None,
+    services: ServicesOf, by: By, response: Response, platform: str,
+    change: Annotated[PlatformChange, Body()], if_match: IfMatch = None,
 ) -> PlatformRow:  # fmt: skip
-    """Change a platform."""
-    row = services.inventory.platform(platform)
-    by.demand(Right.CONFIGURE, row.resource_group)
-    values = _ids(services, change.model_dump(exclude_none=True))
-    if "resource_group" in values:
-        by.demand(Right.CONFIGURE, values["resource_group"])
+    """Change a platform; its address, scratch files, nodes and group take the right everywhere."""
+    row = reach.platform(services, by, platform, Right.CONFIGURE)
+    version = paging.version_of(if_match)
+    values = _values(services, change.model_dump(exclude_none=True))
+    if set(values) - _OF_GROUPS:
+        by.demand(Right.CONFIGURE)
     with auditing.recorded(services, by, "platform.change", row.name, values):
-        return services.inventory.change(row.id, paging.version_of(if_match), values)
+        row = services.inventory.change(row.id, version, values)
+    paging.tag(response, row.version)
+    return row
 
 
 @router.delete(
@@ -98,25 +102,24 @@ def change_platform(
 )
 def remove_platform(services: ServicesOf, by: By, platform: str, if_match: IfMatch = None) -> None:
     """Forget a platform; its points stay."""
-    row = services.inventory.platform(platform)
-    by.demand(Right.CONFIGURE, row.resource_group)
+    row = reach.platform(services, by, platform, Right.CONFIGURE)
+    version = paging.version_of(if_match)
     with auditing.recorded(services, by, "platform.remove", row.name):
-        services.inventory.remove(row.id, paging.version_of(if_match))
+        services.inventory.remove(row.id, version)
 
 
 @router.post("/platforms/{platform}/check", responses=problems.responses(404, 502))
 def check_platform(services: ServicesOf, by: By, platform: str) -> dict[str, Any]:
     """Ask a platform what it can do, through a node that reaches it."""
-    row = services.inventory.platform(platform)
-    by.demand(Right.CONFIGURE, row.resource_group)
-    return dict(services.asker.check_platform(row))
+    return dict(services.asker.check_platform(
+        reach.platform(services, by, platform, Right.CONFIGURE)
+    ))  # fmt: skip
 
 
 @router.post("/platforms/{platform}/refresh", responses=problems.responses(404, 502))
-def refresh(services: ServicesOf, by: By, platform: str) -> PlatformRow:
-    """List the machines of a platform anew."""
-    row = services.inventory.platform(platform)
-    by.demand(Right.VIEW, row.resource_group)
+def refresh_platform(services: ServicesOf, by: By, platform: str) -> PlatformRow:
+    """List the machines of a platform anew, through a node that reaches it."""
+    row = reach.platform(services, by, platform)
     services.asker.refresh(row)
     return services.inventory.platform(row.id)
 
@@ -131,30 +134,39 @@ def list_machines(
     limit: Limit = 100,
 ) -> Page[MachineRow]:
     """List machines as they were seen last, by name."""
-    allowed = _platforms(services, by)
-    rows = services.inventory.page(text, platform, after, limit + 1)
-    found = paging.page(rows, limit, lambda row: f"{row.name}/{row.id}")
-    found.items = [row for row in found.items if row.platform in allowed]
-    return found
+    seen = _platforms(services, by)
+    rows = services.inventory.page(text, platform, after, limit + 1, seen)
+    return paging.page(rows, limit, _key)
 
 
 @router.get("/machines/unprotected", responses=problems.responses())
-def unprotected(services: ServicesOf, by: By) -> list[MachineRow]:
-    """List the machines that no enabled policy selects."""
-    allowed = _platforms(services, by)
-    rows = {(row.platform, row.id): row for row in services.inventory.machines()}
+def unprotected(
+    services: ServicesOf, by: By, after: After = "", limit: Limit = 100
+) -> Page[MachineRow]:
+    """List the machines that no enabled policy selects, by name."""
+    seen = _platforms(services, by)
+    rows = {
+        (row.platform, row.id): row
+        for row in services.inventory.machines()
+        if seen is None or row.platform in seen
+    }
     machines = [
         Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
         for row in rows.values()
-        if row.platform in allowed
     ]
     policies = [row.policy for row in services.policies.all()]
-    found = selecting.unprotected(machines, policies)
-    return [rows[machine.platform, machine.id] for machine in found]
+    found = [rows[each.platform, each.id] for each in selecting.unprotected(machines, policies)]
+    begin = next((at for at, row in enumerate(found, 1) if _key(row) == after), 0) if after else 0
+    return paging.page(found[begin : begin + limit + 1], limit, _key)
 
 
-def _platforms(services: ServicesOf, by: Principal) -> set[str]:
+def _key(row: MachineRow) -> str:
+    return f"{row.name}/{row.id}/{row.platform}"
+
+
+def _platforms(services: ServicesOf, by: Principal) -> list[str] | None:
+    """Return the names of the platforms that somebody may see; None if it is all of them."""
+    if by.may(Right.VIEW):
+        return None
     rows = services.inventory.platforms()
-    if by.may(Right.VIEW, ALL_GROUPS):
-        return {row.name for row in rows}
-    return {row.name for row in rows if visible(by, row.resource_group)}
+    return [row.name for row in rows if by.may(Right.VIEW, row.resource_group)]

@@ -9,6 +9,7 @@ from ruchu.api import auditing, paging, problems
 from ruchu.api.identity import By, ServicesOf
 from ruchu.api.paging import IfMatch
 from ruchu.control.nodes.records import NodeRow
+from ruchu.errors import ControlError
 from ruchu.model.principals import Right
 from ruchu.wire.calling import Address
 from ruchu.wire.enrolment import Invitation
@@ -76,7 +77,8 @@ def new_token(services: ServicesOf, by: By, wanted: Annotated[NewNode, Body()]) 
     with auditing.recorded(services, by, "node.invite", wanted.name):
         token = services.nodes.new_token(wanted.name, by.actor)
     at = services.nodes_at
-    assert at is not None
+    if at is None:
+        raise ControlError("(the server does not listen for nodes yet)")
     address = Address(wanted.address or at.host, at.port)
     url = str(Invitation(address, token, services.authority.fingerprint))
     return TokenUrl(url=url, command=f"ruchu node --join '{url}' --state /var/lib/ruchu/node")

@@ -5,29 +5,26 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
-from ruchu.api import auditing, paging, problems
+from ruchu.api import auditing, identity, paging, problems, reach
 from ruchu.api.identity import By, ServicesOf
-from ruchu.api.paging import After, Limit, Page
+from ruchu.api.paging import After, AfterNumber, Limit, Page
 from ruchu.control.jobs.planning import KINDS
 from ruchu.control.jobs.runs import NewRun, RunFilter, RunRow
 from ruchu.control.nodes.tasks import TaskRow
 from ruchu.errors import UsageError
-from ruchu.model.principals import ALL_GROUPS, Principal, Right
 
 router = APIRouter(tags=["runs"])
-_RIGHTS = {
-    "restore": Right.RESTORE,
-    "instant": Right.RESTORE,
-    "instant-stop": Right.RESTORE,
-    "migration": Right.RESTORE,
-    "delete-points": Right.OPERATE,
-}
+# A policy starts backups; points are deleted by an act of their own.
+BY_HAND = tuple(kind for kind in KINDS if kind not in {"backup", "delete-points"})
+_HISTORY_MAX = 500
 
 
 class NewRunWanted(BaseModel):
     """Work that shall be done now."""
 
-    kind: str = Field(max_length=32, examples=["restore"], description=", ".join(KINDS))
+    kind: str = Field(
+        max_length=32, examples=["restore"], description=f"One of: {', '.join(BY_HAND)}."
+    )
     name: str = Field(default="", max_length=200, description="for people")
     body: dict[str, Any] = Field(
         default={}, examples=[{"point": "3f9a", "platform": "kvm", "placement": {"name": "web-2"}}]
@@ -35,16 +32,22 @@ class NewRunWanted(BaseModel):
     priority: int = Field(default=5, ge=1, le=9)
 
 
-def _groups(by: Principal) -> tuple[str, ...]:
-    groups = by.groups(Right.VIEW)
-    return () if ALL_GROUPS in groups else (*groups, "-")
+class RunEvent(BaseModel):
+    """Something that happened in a run."""
+
+    number: int
+    run: str
+    task: str | None
+    at: str
+    name: str
+    body: dict[str, Any]
 
 
 @router.get("/runs", responses=problems.responses())
 def list_runs(
     services: ServicesOf,
     by: By,
-    state: Annotated[list[str], Query(max_length=20)] = [],  # noqa: B006 - FastAPI copies it
+    state: Annotated[list[Annotated[str, Query(max_length=20)]], Query(max_length=20)] = [],  # noqa: B006 - FastAPI copies it
     policy: Annotated[str, Query(max_length=100)] = "",
     kind: Annotated[str, Query(max_length=32)] = "",
     text: Annotated[str, Query(max_length=200, description="in the name")] = "",
@@ -52,59 +55,59 @@ def list_runs(
     limit: Limit = 100,
 ) -> Page[RunRow]:
     """List runs, the newest first."""
-    wanted = RunFilter(tuple(state), policy, kind, text, _groups(by), after)
+    groups = identity.groups_of(by) or ()
+    wanted = RunFilter(tuple(state), policy, kind, text, groups, after)
     rows = services.runs.page(wanted, limit + 1)
     return paging.page(rows, limit, lambda row: f"{row.created}/{row.id}")
 
 
-@router.post("/runs", status_code=201, responses=problems.responses(404))
+@router.post("/runs", status_code=201, responses=problems.responses(404, 409))
 def start_run(services: ServicesOf, by: By, wanted: Annotated[NewRunWanted, Body()]) -> RunRow:
-    """Start work that belongs to no policy: a restore, a verification, an instant restore."""
-    if wanted.kind not in KINDS or wanted.kind == "backup":
-        raise UsageError(f"(kind {wanted.kind!r})", hint=f"One of: {', '.join(KINDS)}.")
-    group = services.group_of(wanted.kind, wanted.body)
-    by.demand(_RIGHTS.get(wanted.kind, Right.OPERATE), group)
+    """Start work that belongs to no policy: a restore, a verification, an instant restore.
+
+    Retention by hand (`merge`) is entered as a request (409, `needs-approval`) while four eyes are
+    on.
+    """
+    if wanted.kind not in BY_HAND:
+        raise UsageError(f"(kind {wanted.kind!r})", hint=f"One of: {', '.join(BY_HAND)}.")
+    group, body = reach.for_run(services, by, wanted.kind, wanted.body)
+    if wanted.kind == "merge":
+        return services.acts.apply_retention(by, services.storages.get(body["storage"]), body)
     new = NewRun(
-        wanted.kind, wanted.name or wanted.kind, wanted.body, None, by.name,
+        wanted.kind, wanted.name or wanted.kind, body, None, by.name,
         priority=wanted.priority, group=group,
     )  # fmt: skip
-    with auditing.recorded(services, by, f"run.{wanted.kind}", new.name, wanted.body):
+    with auditing.recorded(services, by, f"run.{wanted.kind}", new.name, body):
         return services.runs.create(new)
-
-
-def _run(services: ServicesOf, by: Principal, run: str, right: Right) -> RunRow:
-    row = services.runs.get(run)
-    by.demand(right, row.resource_group)
-    return row
 
 
 @router.get("/runs/{run}", responses=problems.responses(404))
 def show_run(services: ServicesOf, by: By, run: str) -> RunRow:
     """Show a run."""
-    return _run(services, by, run, Right.VIEW)
+    return reach.run(services, by, run)
 
 
 @router.get("/runs/{run}/tasks", responses=problems.responses(404))
 def run_tasks(services: ServicesOf, by: By, run: str) -> list[TaskRow]:
     """Show the tasks of a run: where they run, how far they are, how they ended."""
-    _run(services, by, run, Right.VIEW)
+    reach.run(services, by, run)
     return services.tasks.of_run(run)
 
 
 @router.get("/runs/{run}/history", responses=problems.responses(404))
-def history(
-    services: ServicesOf, by: By, run: str, after: Annotated[int, Query(ge=0)] = 0,
-    limit: Limit = 500,
-) -> list[dict[str, Any]]:  # fmt: skip
+def run_history(
+    services: ServicesOf, by: By, run: str, after: AfterNumber = 0,
+    limit: Annotated[int, Query(ge=1, le=_HISTORY_MAX)] = _HISTORY_MAX,
+) -> list[RunEvent]:  # fmt: skip
     """Show what happened in a run, oldest first, behind a number."""
-    _run(services, by, run, Right.VIEW)
-    return services.runs.history(run, after, limit)
+    reach.run(services, by, run)
+    return [RunEvent(**each) for each in services.runs.history(run, after, limit)]
 
 
 @router.post("/runs/{run}/stop", responses=problems.responses(404))
-def stop(services: ServicesOf, by: By, run: str) -> RunRow:
+def stop_run(services: ServicesOf, by: By, run: str) -> RunRow:
     """Ask a run to end; it cleans up first."""
-    row = _run(services, by, run, Right.OPERATE)
+    row = reach.run(services, by, run, None)
     with auditing.recorded(services, by, "run.stop", row.name, {"run": run}):
         found = services.runs.ask(run, stop=True)
     services.tasks.wake()
@@ -112,9 +115,9 @@ def stop(services: ServicesOf, by: By, run: str) -> RunRow:
 
 
 @router.post("/runs/{run}/pause", responses=problems.responses(404))
-def pause(services: ServicesOf, by: By, run: str) -> RunRow:
+def pause_run(services: ServicesOf, by: By, run: str) -> RunRow:
     """Ask a run to end for now; what is done stays done."""
-    row = _run(services, by, run, Right.OPERATE)
+    row = reach.run(services, by, run, None)
     with auditing.recorded(services, by, "run.pause", row.name, {"run": run}):
         found = services.runs.ask(run, pause=True)
     services.tasks.wake()
@@ -122,8 +125,8 @@ def pause(services: ServicesOf, by: By, run: str) -> RunRow:
 
 
 @router.post("/runs/{run}/resume", responses=problems.responses(404))
-def resume(services: ServicesOf, by: By, run: str) -> RunRow:
+def resume_run(services: ServicesOf, by: By, run: str) -> RunRow:
     """Let a paused run go on."""
-    row = _run(services, by, run, Right.OPERATE)
+    row = reach.run(services, by, run, None)
     with auditing.recorded(services, by, "run.resume", row.name, {"run": run}):
         return services.runs.ask(run, pause=False)

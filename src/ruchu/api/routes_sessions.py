@@ -44,7 +44,7 @@ class FirstAdministrator(BaseModel):
     language: str | None = Field(default=None, max_length=10, examples=["zh"])
 
 
-@router.post("/sessions", status_code=201, responses=problems.responses())
+@router.post("/sessions", status_code=201, responses=problems.responses(401))
 def sign_in(
     request: Request, response: Response, services: ServicesOf, wanted: Annotated[SignIn, Body()]
 ) -> Opened:
@@ -52,11 +52,11 @@ def sign_in(
     credentials = Credentials(wanted.name, wanted.password, wanted.code)
     opened = services.accounts.signing_in.sign_in(credentials, identity.origin_of(request))
     if wanted.cookie:
-        identity.set_cookie(response, opened.word, secure=request.url.scheme == "https")
+        identity.set_cookie(response, opened.word, secure=request.scope["scheme"] == "https")
     return Opened(session=opened.session, token=opened.word, user=opened.user)
 
 
-@router.post("/administrator", status_code=201, responses=problems.responses(409))
+@router.post("/administrator", status_code=201, responses=problems.responses(401, 403, 409))
 def make_administrator(services: ServicesOf, wanted: Annotated[FirstAdministrator, Body()]) -> User:
     """Make the first administrator with the one-time link that the server printed."""
     profile = Profile(wanted.display, wanted.mail, wanted.language)
@@ -86,6 +86,6 @@ def sign_out(response: Response, services: ServicesOf, by: By) -> None:
 
 
 @router.delete("/sessions/{session}", status_code=204, responses=problems.responses(404))
-def revoke(services: ServicesOf, by: By, session: str) -> None:
+def revoke_session(services: ServicesOf, by: By, session: str) -> None:
     """End a session of this account."""
     services.accounts.sessions.revoke(by, session)

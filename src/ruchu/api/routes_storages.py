@@ -5,15 +5,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
 
-from ruchu.api import auditing, paging, problems
+from ruchu.api import auditing, paging, problems, reach
 from ruchu.api.identity import By, ServicesOf
 from ruchu.api.paging import After, IfMatch, Limit, Page
+from ruchu.control.jobs.runs import RunRow
+from ruchu.control.server import acts
 from ruchu.control.storages.catalogue import PointFilter, PointRow
 from ruchu.control.storages.storages import StorageRow
 from ruchu.control.vault.vault import Owner
-from ruchu.model.principals import Right
+from ruchu.model.principals import Principal, Right
 
 router = APIRouter(tags=["storages"])
+# What whoever configures a group may change: it reaches nothing of another group.
+_OF_GROUPS = {"writers", "readers", "warn_percent", "stop_percent"}
+NodeName = Annotated[str, Field(max_length=64)]
 
 
 class NewStorage(BaseModel):
@@ -31,14 +36,16 @@ class NewStorage(BaseModel):
     role: str = Field(default="backup", pattern="^(backup|copy)$")
     adopt: bool = Field(default=False, description="it exists; take it as it is")
     node: str = Field(default="", max_length=64, description="that shall make it; empty: any")
-    nodes: list[str] = Field(default=[], max_length=1000, description="that reach it; empty: all")
+    nodes: list[NodeName] = Field(
+        default=[], max_length=1000, description="that reach it; empty: all"
+    )
     resource_group: str = Field(default="default", max_length=100)
 
 
 class StorageChange(BaseModel):
     """What of a storage may be changed; what is left out stays."""
 
-    nodes: list[str] | None = Field(default=None, max_length=1000)
+    nodes: list[NodeName] | None = Field(default=None, max_length=1000)
     writers: int | None = Field(default=None, ge=1, le=1000)
     readers: int | None = Field(default=None, ge=1, le=1000)
     warn_percent: int | None = Field(default=None, ge=1, le=100)
@@ -52,6 +59,19 @@ class Added(BaseModel):
     storage: StorageRow
     points: int
     problems: list[str] = []
+
+
+class PointsDeletion(BaseModel):
+    """Points that shall be deleted."""
+
+    storage: str = Field(max_length=64, examples=["main"])
+    points: list[Annotated[str, Field(min_length=4, max_length=64)]] = Field(
+        min_length=1, max_length=acts.POINTS_MAX, examples=[["3f9a6c1e", "77b1d0aa"]],
+        description="ids, or how they begin",
+    )  # fmt: skip
+    grace_days: int = Field(
+        default=0, ge=0, le=acts.GRACE_DAYS_MAX, description="in which they can be brought back"
+    )
 
 
 class Star(BaseModel):
@@ -69,7 +89,8 @@ def list_storages(services: ServicesOf, by: By) -> list[StorageRow]:
 @router.post("/storages", status_code=201, responses=problems.responses(404, 409, 502))
 def add_storage(services: ServicesOf, by: By, wanted: Annotated[NewStorage, Body()]) -> Added:
     """Let a node make a storage, or adopt one that exists with all its points."""
-    by.demand(Right.CONFIGURE, wanted.resource_group)
+    by.demand(Right.CONFIGURE)
+    reach.group(services, wanted.resource_group)
     services.storages.require_free(wanted.name)
     order = {
         "name": wanted.name, "directory": wanted.location, "role": wanted.role,
@@ -99,38 +120,51 @@ def _given(wanted: NewStorage) -> dict[str, str]:
 @router.get("/storages/{storage}", responses=problems.responses(404))
 def show_storage(services: ServicesOf, by: By, response: Response, storage: str) -> StorageRow:
     """Show a storage, by id or name."""
-    row = services.storages.get(storage)
-    by.demand(Right.VIEW, row.resource_group)
+    row = reach.storage(services, by, storage)
     paging.tag(response, row.version)
     return row
 
 
 @router.patch("/storages/{storage}", responses=problems.responses(404, 412, 428))
 def change_storage(
-    services: ServicesOf, by: By, storage: str, change: Annotated[StorageChange, Body()],
-    if_match: IfMatch = None,
+    services: ServicesOf, by: By, response: Response, storage: str,
+    change: Annotated[StorageChange, Body()], if_match: IfMatch = None,
 ) -> StorageRow:  # fmt: skip
-    """Change limits, thresholds or reach of a storage."""
-    row = services.storages.get(storage)
-    by.demand(Right.CONFIGURE, row.resource_group)
+    """Change a storage; its nodes and its group take the right everywhere."""
+    row = reach.storage(services, by, storage, Right.CONFIGURE)
+    version = paging.version_of(if_match)
     values = change.model_dump(exclude_none=True)
     if values.get("nodes"):
         values["nodes"] = list(services.asker.node_ids(values["nodes"]))
+    if set(values) - _OF_GROUPS:
+        by.demand(Right.CONFIGURE)
     if "resource_group" in values:
-        by.demand(Right.CONFIGURE, values["resource_group"])
+        reach.group(services, values["resource_group"])
     with auditing.recorded(services, by, "storage.change", row.name, values):
-        return services.storages.change(row.id, paging.version_of(if_match), values)
+        row = services.storages.change(row.id, version, values)
+    paging.tag(response, row.version)
+    return row
+
+
+@router.delete(
+    "/storages/{storage}", status_code=204, responses=problems.responses(404, 409, 412, 428)
+)
+def remove_storage(services: ServicesOf, by: By, storage: str, if_match: IfMatch = None) -> None:
+    """Forget a storage that no policy goes to; what lies on it stays, the server knows it no more.
+
+    With four eyes on it is entered as a request (409, `needs-approval`).
+    """
+    row = reach.storage(services, by, storage, Right.CONFIGURE)
+    services.acts.remove_storage(by, row, paging.version_of(if_match))
 
 
 @router.post("/storages/{storage}/refresh", responses=problems.responses(404, 502))
 def refresh_storage(services: ServicesOf, by: By, storage: str) -> Added:
-    """Read state and points of a storage anew."""
-    row = services.storages.get(storage)
-    by.demand(Right.VIEW, row.resource_group)
+    """Read state and points of a storage anew, through a node that reaches it."""
+    row = reach.storage(services, by, storage)
     found = services.asker.list_points(row)
     row = services.asker.look(row)
-    points = len(services.catalogue.page(PointFilter(storage=row.name), paging.LIMIT_MAX))
-    return Added(storage=row, points=points, problems=list(found))
+    return Added(storage=row, points=len(services.catalogue.ids(row.name)), problems=list(found))
 
 
 @router.get("/points", responses=problems.responses())
@@ -144,34 +178,53 @@ def list_points(
     limit: Limit = 100,
 ) -> Page[PointRow]:
     """List points, the newest first."""
-    wanted = PointFilter(name=name, storage=storage, text=text, before=after)
+    wanted = PointFilter(
+        name=name, storage=storage, text=text, before=after, storages=_storages(services, by)
+    )
     rows = services.catalogue.page(wanted, limit + 1)
-    found = paging.page(rows, limit, lambda row: f"{row.time}/{row.id}")
-    groups = {row.name: row.resource_group for row in services.storages.all()}
-    found.items = [
-        row for row in found.items if by.may(Right.VIEW, groups.get(row.storage, "default"))
-    ]
-    return found
+    return paging.page(rows, limit, lambda row: f"{row.time}/{row.id}/{row.storage}")
+
+
+def _storages(services: ServicesOf, by: Principal) -> tuple[str, ...] | None:
+    """Return the names of the storages that somebody may see; None if it is all of them."""
+    if by.may(Right.VIEW):
+        return None
+    rows = services.storages.all()
+    return tuple(row.name for row in rows if by.may(Right.VIEW, row.resource_group))
 
 
 @router.get("/points/{point}", responses=problems.responses(404))
 def show_point(services: ServicesOf, by: By, point: str) -> list[PointRow]:
     """Show a point by the beginning of its id, on each storage that holds it."""
-    found = services.catalogue.find(point)
-    for row in found:
-        by.demand(Right.VIEW, services.storages.get(row.storage).resource_group)
-    return found
+    return reach.points(services, by, point)
 
 
-@router.put("/points/{point}/star", responses=problems.responses(404, 502))
+@router.put("/points/{point}/star", responses=problems.responses(404, 409, 502))
 def star(
     services: ServicesOf, by: By, point: str, wanted: Annotated[Star, Body()]
 ) -> list[PointRow]:
-    """Star a point, so that retention never removes it, or take its star away."""
-    for row in services.catalogue.find(point):
+    """Star a point, so that retention never removes it, or take its star away.
+
+    To take it away is entered as a request (409, `needs-approval`) while four eyes are on.
+    """
+    for row in reach.points(services, by, point, Right.OPERATE):
         storage = services.storages.get(row.storage)
-        by.demand(Right.OPERATE, storage.resource_group)
-        facts = {"starred": wanted.starred, "storage": storage.name}
-        with auditing.recorded(services, by, "point.star", row.id, facts):
-            services.asker.star(storage, row.id, starred=wanted.starred)
-    return services.catalogue.find(point)
+        if not wanted.starred:
+            if row.starred:
+                services.acts.release_star(by, storage, row)
+            continue
+        with auditing.recorded(services, by, "point.star", row.id, {"storage": storage.name}):
+            services.asker.star(storage, row.id, starred=True)
+    return reach.points(services, by, point)
+
+
+@router.post("/points/delete", status_code=201, responses=problems.responses(404, 409))
+def delete_points(
+    services: ServicesOf, by: By, wanted: Annotated[PointsDeletion, Body()]
+) -> RunRow:
+    """Delete exactly these points of a storage; the answer is the run that does.
+
+    With four eyes on it is entered as a request (409, `needs-approval`, with its id as `request`).
+    """
+    row = reach.storage(services, by, wanted.storage, Right.OPERATE)
+    return services.acts.delete_points(by, row, wanted.points, wanted.grace_days)

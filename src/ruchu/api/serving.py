@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from ruchu.api import application
+from ruchu.api.patience import PatientProtocol
 from ruchu.clock import Clock
 from ruchu.control.server import plane
 from ruchu.control.server.plane import Plane, Settings
@@ -23,6 +24,11 @@ from ruchu.wire.calling import Address
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Requests that are under way when the server ends.
 _GRACE_S = 5
+# The first line and the headers of a request; what is longer is answered with 400.
+HEADERS_BYTES_MAX = 32 << 10
+# Far above what people and scripts open, far below what the process may open: then 503.
+CONNECTIONS_MAX = 2000
+KEEP_ALIVE_S = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,10 @@ def _config(app: Any, face: Face, found: Plane, scratch: Path) -> uvicorn.Config
     return uvicorn.Config(
         app, host=face.address.host, port=face.address.port, log_level="warning",
         access_log=False, timeout_graceful_shutdown=_GRACE_S, server_header=False,
-        h11_max_incomplete_event_size=64 << 10, **options,
+        http=PatientProtocol, ws="none", h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+        limit_concurrency=CONNECTIONS_MAX, timeout_keep_alive=KEEP_ALIVE_S,
+        # What a proxy says of its client is believed only if there is one.
+        proxy_headers=face.plain, **options,
     )  # fmt: skip
 
 

@@ -229,22 +229,23 @@ class Acts:
         return self.policies.change(identity, wanted, version)
 
     def apply_retention(
-        self,
-        by: Principal,
-        storage: StorageRow,
-        retention: Mapping[str, Any],
-        more: Mapping[str, Any],
+        self, by: Principal, storage: StorageRow, body: Mapping[str, Any]
     ) -> RunRow:
         """Apply retention rules to a storage by hand; return the run that does.
+
+        `body` has the rules as `retention`, and may have `object` and `grace_days`.
 
         Raises:
             UsageError: the rules cannot be.
             NeedsApproval: it was entered as a request.
         """
-        rules = _rules(retention)
+        rules, name = _rules(body.get("retention")), body.get("object")
+        grace = body.get("grace_days") or 0
+        if not isinstance(name, str | None) or not isinstance(grace, int):
+            raise UsageError("(object is a name, grace_days a whole number)")
         arguments = {
-            "storage": storage.id, "retention": rules, "object": more.get("object"),
-            "grace_days": more.get("grace_days", 0), "by": by.name,
+            "storage": storage.id, "retention": rules, "object": name,
+            "grace_days": min(max(grace, 0), GRACE_DAYS_MAX), "by": by.name,
         }  # fmt: skip
         what = str(arguments["object"] or "every object")
         kept = ", ".join(f"{key} {value}" for key, value in rules.items())
@@ -332,8 +333,10 @@ def _decides(policy: Policy) -> tuple[Any, ...]:
     return policy.retention, policy.selection, policy.storage, policy.enabled, grace
 
 
-def _rules(retention: Mapping[str, Any]) -> dict[str, int]:
+def _rules(retention: Any) -> dict[str, int]:
     known = {field.name for field in fields(Retention)}
+    if not isinstance(retention, Mapping):
+        raise UsageError("(retention is no object)")
     rules = {key: value for key, value in retention.items() if value}
     numbers = all(isinstance(value, int) and value > 0 for value in rules.values())
     if not rules or set(rules) - known or not numbers:
