@@ -294,23 +294,23 @@ def test_an_alarm_arrives_by_mail_after_a_crash_in_the_language_of_each(
     settings = mail_channel(smtp_port, certificate, "ops@example.com", chinese)
     server.channel("mail", "mail", settings, MAIL_SECRETS)
     server.alarms.raise_alarm(
-        "tamper", Severity.CRITICAL, "仓库-1\r\nBcc: x@y", "程序 <evil> 改了文件", {}
+        "tamper-changed", Severity.CRITICAL, "仓库-1\r\nBcc: x@y", "程序 <evil> 改了文件", {}
     )
     server.restart()
     server.deliver()
     by_reader = {recipients[0]: mail for recipients, mail, _ in mailbox.mails}
     assert all(encrypted for _, _, encrypted in mailbox.mails)
     assert by_reader["ops@example.com"]["Subject"] == (
-        "[Ruchu] [Critical] Files of storage 仓库-1 Bcc: x@y were changed, or lost their protection"
+        "[Ruchu] [Critical] Files of storage 仓库-1 Bcc: x@y were changed while nobody watched"
     )
     mail = by_reader["li@example.com"]
-    assert mail["Subject"] == "[Ruchu] [严重] 存储 仓库-1 Bcc: x@y 的文件被改动或失去保护"
+    assert mail["Subject"] == "[Ruchu] [严重] 存储 仓库-1 Bcc: x@y 的文件在无人防护时被改动"
     assert mail["Bcc"] is None
     assert mail["Auto-Submitted"] == "auto-generated"
     plain, html = mail.get_body(("plain",)), mail.get_body(("html",))
     assert "程序 <evil> 改了文件" in plain.get_content()
     assert "程序 &lt;evil&gt; 改了文件" in html.get_content()
-    assert server.deliveries("tamper")[0].state == "sent"
+    assert server.deliveries("tamper-changed")[0].state == "sent"
 
 
 def test_a_mail_that_is_sent_again_has_the_same_id(server, mailbox, smtp_port, certificate):

@@ -176,15 +176,15 @@ def test_what_no_database_takes_is_taken(world):
         "group": "g",
     }
     world.alarms.raise_alarm(
-        "tamper", Severity.CRITICAL, "s\x00\udcff" * 400, "t\x00" * 9000, facts
+        "tamper-changed", Severity.CRITICAL, "s\x00\udcff" * 400, "t\x00" * 9000, facts
     )
     alarm = world.only()
     assert alarm.group == "g"
     assert "\x00" not in alarm.text + alarm.subject
-    world.alarms.clear("tamper", "s\x00\udcff" * 400)
+    world.alarms.clear("tamper-changed", "s\x00\udcff" * 400)
     assert not world.alarms.open_alarms()
     world.alarms.raise_alarm(
-        "tamper", Severity.CRITICAL, "s", "t", {"x": "y" * 99_999, "group": "g"}
+        "tamper-changed", Severity.CRITICAL, "s", "t", {"x": "y" * 99_999, "group": "g"}
     )
     assert world.only().group == "g"
 
@@ -219,7 +219,7 @@ def test_many_threads_open_one_alarm(world):
 def test_an_alarm_within_a_transaction_shares_its_fate(world):
     world.channel("ops")
     world.rule(channels=("ops",))
-    new = NewAlarm("tamper", Severity.CRITICAL, "s1", "x", {})
+    new = NewAlarm("tamper-changed", Severity.CRITICAL, "s1", "x", {})
     with pytest.raises(ZeroDivisionError), world.database.writing() as connection:
         world.alarms.raise_within(connection, new)
         raise ZeroDivisionError
@@ -310,7 +310,7 @@ def test_rules_come_back_as_they_were_saved(world):
     rule = Rule(
         "all-of-it",
         ("a",),
-        ("backup-*", "tamper"),
+        ("backup-*", "tamper-changed"),
         Severity.ERROR,
         "g",
         "vm-*",
@@ -511,7 +511,7 @@ def test_a_flood_leaves_room_for_critical_alarms(world):
     for number in range(9):
         world.raise_it(f"vm-{number}")
     world.deliver()
-    world.raise_it("s1", Severity.CRITICAL, "tamper")
+    world.raise_it("s1", Severity.CRITICAL, "tamper-changed")
     world.deliver()
     assert room.titles()[-1].startswith("[Ruchu] [Critical]")
     assert len(room.got) == 3
