@@ -66,7 +66,7 @@ def check_name(name: str) -> str:
     Raises:
         InvalidName: it is none.
     """
-    if not _NAME.fullmatch(name) or not name.isprintable():
+    if not _NAME.fullmatch(name) or not name.isprintable() or name in {".", ".."}:
         hint = "1 to 100 printable characters, without slashes, not beginning or ending in space."
         raise InvalidName(f"({name[:120]!r})", hint=hint)
     return name
