@@ -23,6 +23,9 @@ def node(
     programs: Annotated[
         Path, typer.Option("--commands", help="Programs that policies may run on this node.")
     ] = COMMANDS,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Let only Ruchu change storages in directories.")
+    ] = False,
 ) -> None:
     """Run until SIGTERM; prints one JSON line when it begins, then what happens."""
     from ruchu.clock import SYSTEM
@@ -32,7 +35,8 @@ def node(
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     if join:
         nodes.join(join, state, SYSTEM)
-    settings = Settings(state, programs if programs.is_dir() else None, output.note)
+    folder = programs if programs.is_dir() else None
+    settings = Settings(state, folder, output.note, guard=guard)
     worker = Node(settings, SYSTEM, random.SystemRandom())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: worker.stop())

@@ -28,6 +28,9 @@ def server(
     no_node: Annotated[
         bool, typer.Option("--no-node", help="Bring no embedded node along.")
     ] = False,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="The embedded node guards storages in directories.")
+    ] = False,
     certificate: Annotated[
         Path | None, typer.Option("--certificate", help="For HTTPS; else one of our own.")
     ] = None,
@@ -45,5 +48,5 @@ def server(
     face = Face(serving.address_of(listen), certificate, key, plain)
     at = serving.address_of(nodes)
     names = tuple(name or ()) or (at.host,)
-    settings = Settings(state, at, names, database, not no_node, output.note)
+    settings = Settings(state, at, names, database, not no_node, output.note, guard=guard)
     serving.serve(settings, face, SYSTEM, (output.line, output.note))

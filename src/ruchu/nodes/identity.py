@@ -30,6 +30,11 @@ class Layout:
         return self.directory / "tasks"
 
     @property
+    def alarms(self) -> Path:
+        """Alarms that the server has not acknowledged yet."""
+        return self.directory / "alarms"
+
+    @property
     def registry(self) -> Path:
         """The local state that tasks work with."""
         return self.directory / "local"

@@ -1,17 +1,20 @@
 """A node: one line to its server, tasks below it, and everything that is not acknowledged yet."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from ruchu import __version__
 from ruchu.clock import Clock, to_text
 from ruchu.errors import AlreadyExists, ProtocolViolation, Refused, UsageError, WireError
 from ruchu.model.tasks import Ending, Order, TaskEvent
 from ruchu.nodes import identity
+from ruchu.nodes.alarming import NodeAlarms
+from ruchu.nodes.guarding import Guarding
 from ruchu.nodes.identity import Layout
 from ruchu.nodes.questions import Questions
 from ruchu.nodes.runner import Heard, Runner, boot_id
@@ -35,12 +38,14 @@ class Settings:
         programs: folder of the programs that policies may run here; None: they may run none.
         tell: is told what happens, for the log of the service.
         patience: times of the connection.
+        guard: let nobody but Ruchu change storages in directories of this host.
     """
 
     state: Path
     programs: Path | None = None
     tell: Callable[[str], None] = print
     patience: Patience | None = None
+    guard: bool = False
 
 
 def join(url: str, state: Path, clock: Clock) -> Identity:
@@ -95,6 +100,8 @@ class Node:
         self._runner = Runner(self._spools, layout.registry, clock, self._heard, settings.programs)
         self._questions = Questions(settings.state, clock, self._answer)
         self._dialler = Dialler(layout.wire / IDENTITY, self, clock, rng, settings.patience)
+        self._alarms = NodeAlarms(layout.alarms, self._dialler.send, clock, settings.tell)
+        self._guarding = Guarding(layout.registry, self._alarms, clock, settings.tell)
         self._beat_s = 10.0
         self._end = threading.Event()
 
@@ -107,13 +114,20 @@ class Node:
         """Work until `stop`; then end every task, and leave what is not reported on disk."""
         self._runner.begin()
         try:
-            with self._dialler:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self._dialler)
+                stack.enter_context(self._alarms)
+                if self._settings.guard:
+                    stack.enter_context(self._guarding)
                 while not self._end.wait(self._beat_s):
-                    load = {**identity.load(), "tasks": len(self._runner.running())}
-                    self._send(messages.Heartbeat(to_text(self._clock.now()), load))
+                    self._send(messages.Heartbeat(to_text(self._clock.now()), self._load()))
                 self._runner.close()
         finally:
             self._questions.close()
+
+    def _load(self) -> dict[str, Any]:
+        load = {**identity.load(), "tasks": len(self._runner.running())}
+        return {**load, "guarded": self._guarding.guarded()} if self._settings.guard else load
 
     def stop(self) -> None:
         """End soon."""
@@ -136,6 +150,7 @@ class Node:
         """Send again what was not acknowledged."""
         self._beat_s = welcome.heartbeat_s
         self._settings.tell("connected")
+        self._alarms.connected()
         running = set(self._runner.running())
         for spool in self._spools.all():
             self._send_events(spool.task, spool.attempt, list(Spool(spool.folder).new_events()))
@@ -165,6 +180,8 @@ class Node:
                 assert_never(message)
 
     def _acknowledge(self, message: messages.Acknowledge) -> None:
+        if self._alarms.acknowledged(message.task):
+            return
         key = (message.task, message.attempt)
         spool = self._spools.of(*key)
         if message.ended and spool.ending() is not None:

@@ -49,19 +49,19 @@ class Spool:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         value = asdict(order)
         del value["secrets"]
-        _store(self.folder / ORDER, value)
+        store(self.folder / ORDER, value)
 
     def order(self) -> Mapping[str, Any] | None:
         """Return what was ordered; None if that was never written whole."""
-        return _load(self.folder / ORDER)
+        return load(self.folder / ORDER)
 
     def save_process(self, process: TaskProcess) -> None:
         """Write down which process it is."""
-        _store(self.folder / PROCESS, asdict(process))
+        store(self.folder / PROCESS, asdict(process))
 
     def process(self) -> TaskProcess | None:
         """Return the process that carries it out, or did."""
-        value = _load(self.folder / PROCESS)
+        value = load(self.folder / PROCESS)
         return TaskProcess(**value) if value is not None else None
 
     def new_events(self) -> Iterator[TaskEvent]:
@@ -81,7 +81,7 @@ class Spool:
 
     def ending(self) -> Ending | None:
         """Return how it ended; None if it has not."""
-        value = _load(self.folder / ENDING)
+        value = load(self.folder / ENDING)
         if value is None:
             return None
         return Ending(**{**value, "outcome": Outcome(value["outcome"])})
@@ -89,7 +89,7 @@ class Spool:
     def save_ending(self, ending: Ending) -> None:
         """Write down how it ended, durably; the first word stands."""
         if self.ending() is None:
-            _store(self.folder / ENDING, asdict(ending))
+            store(self.folder / ENDING, asdict(ending))
 
     def remove(self) -> None:
         """Forget it: the server knows everything."""
@@ -115,12 +115,17 @@ class Spools:
         return [Spool(path) for path in sorted(folders, key=lambda path: path.stat().st_ctime_ns)]
 
 
-def _store(path: Path, value: Mapping[str, Any]) -> None:
+def store(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a document, durably and whole; half characters of file names stay escapes.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     temporary = path.with_suffix(".partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123 - a mode
-            file.write(json.dumps(value, ensure_ascii=False).encode())
+            file.write(json.dumps(value).encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -133,7 +138,12 @@ def _store(path: Path, value: Mapping[str, Any]) -> None:
         raise StorageError(f"({path}: {error.strerror})") from None
 
 
-def _load(path: Path) -> dict[str, Any] | None:
+def load(path: Path) -> dict[str, Any] | None:
+    """Return a document; None if there is none.
+
+    Raises:
+        StorageError: it cannot be read, or is none.
+    """
     try:
         with path.open("rb") as file:
             value = json.loads(file.read(ENDING_BYTES_MAX))

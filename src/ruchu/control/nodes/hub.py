@@ -12,12 +12,15 @@ from ruchu.control.nodes.records import NodeRecords, NodeRow
 from ruchu.control.nodes.states import HEARTBEAT_S, NodeState, state_of
 from ruchu.control.nodes.tasks import TaskRow, Tasks
 from ruchu.errors import NodeAway, NotFound, Refused, WireError
+from ruchu.model.ids import is_id
 from ruchu.model.tasks import Order, Severity, TaskEvent
 from ruchu.wire import messages
 from ruchu.wire.authority import Authority, Certificates
 from ruchu.wire.links import Link
 from ruchu.wire.messages import Hello, Welcome
 
+# Alarms that nodes take back by themselves.
+_TAKEN_BACK = ("guard-ended", "guard-hung", "guard-unsupported")
 RaiseAlarm = Callable[[str, Severity, str, str, Mapping[str, Any]], None]
 ClearAlarm = Callable[[str, str], None]
 
@@ -123,11 +126,7 @@ class Hub:
             case messages.Heartbeat():
                 self._records.seen(link.node, load=dict(message.load))
             case messages.NodeAlarm():
-                name = self._records.get(link.node).name
-                facts = {**message.facts, "node": name}
-                self._told.alarm(
-                    message.code, message.severity, message.subject or name, message.text, facts
-                )
+                self._alarm_of_node(link, message)
             case _:
                 link.close("it said what only opens a connection")
 
@@ -149,6 +148,22 @@ class Hub:
         task = self._tasks.get(ending.task)
         number = task.number if task is not None else 0
         link.send(messages.Acknowledge(ending.task, ending.attempt, number, ended=True))
+
+    def _alarm_of_node(self, link: Link, message: messages.NodeAlarm) -> None:
+        """Tell people, then the node that it is known: until then it sends it again."""
+        name = self._records.get(link.node).name
+        subject = message.subject or name
+        facts = dict(message.facts)
+        identity = facts.pop("id", None)
+        if facts.pop("over", False) is True:
+            # A node that somebody took over must not take back what others told.
+            if message.code in _TAKEN_BACK:
+                self._told.clear(message.code, subject)
+        else:
+            facts["node"] = name
+            self._told.alarm(message.code, message.severity, subject, message.text, facts)
+        if is_id(identity):
+            link.send(messages.Acknowledge(str(identity), 1, 0, ended=True))
 
     def disconnected(self, link: Link, why: str) -> None:
         """Learn that a node is gone."""

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,13 +30,15 @@ class EmbeddedNode:
     """Keeps the process of the embedded node alive."""
 
     def __init__(
-        self, records: NodeRecords, state: Path, address: Address, fingerprint: str, clock: Clock
-    ) -> None:
+        self, records: NodeRecords, state: Path, address: Address, fingerprint: str, clock: Clock,
+        options: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._records = records
         self._state = state
         self._address = address
         self._fingerprint = fingerprint
         self._clock = clock
+        self._options = tuple(options)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ruchu-embedded", daemon=True)
 
@@ -61,7 +64,7 @@ class EmbeddedNode:
             pause_s = min(2 * pause_s, _PAUSE_MOST_S)
 
     def _run(self) -> None:
-        args = [sys.executable, "-m", "ruchu", "node", "--state", str(self._state)]
+        args = [sys.executable, "-m", "ruchu", "node", "--state", str(self._state), *self._options]
         if not self._is_enrolled():
             shutil.rmtree(self._state / "wire", ignore_errors=True)
             token = self._token()

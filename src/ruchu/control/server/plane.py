@@ -55,6 +55,7 @@ class Settings:
         database: address of a database; empty is SQLite in the state directory.
         embedded: bring a node along.
         tell: hears what an administrator may want to read in the log.
+        guard: the embedded node guards the storages in directories of this host.
     """
 
     directory: Path
@@ -63,6 +64,7 @@ class Settings:
     database: str = ""
     embedded: bool = True
     tell: Callable[[str], None] = print
+    guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,10 @@ def _threads(
     if settings.embedded:
         address = Address(_reachable(listener.address.host), listener.address.port)
         fingerprint = services.authority.fingerprint
-        node = EmbeddedNode(services.nodes, services.state.node, address, fingerprint, clock)
+        options = ["--guard"] if settings.guard else []
+        node = EmbeddedNode(
+            services.nodes, services.state.node, address, fingerprint, clock, options
+        )
         yield node.begin, node.close
 
 
