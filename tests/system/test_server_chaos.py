@@ -11,7 +11,9 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -38,17 +40,19 @@ def home(place):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path_factory):
-    """Return the option of the server that names its database."""
+def database(request):
+    """Yield the option of the server that names its database."""
     if request.param == "sqlite":
         yield ()
         return
-    directory = tmp_path_factory.mktemp("pg")
-    for each in (directory, *directory.parents):
-        with contextlib.suppress(PermissionError):
-            each.chmod(each.stat().st_mode | 0o011)
-    with databases.postgresql_server(directory / "d") as server, databases.fresh(server) as url:
-        yield ("--database", url)
+    # Not below pytest's own folder: that is closed to the user PostgreSQL runs as.
+    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        with (
+            databases.postgresql_server(Path(directory) / "pg") as server,
+            databases.fresh(server) as url,
+        ):
+            yield ("--database", url)
 
 
 class World:
@@ -79,14 +83,11 @@ class World:
     def kill_a_task(self, draw):
         """Kill a process of a task, of whichever node, if there is one."""
         found = []
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    words = open(f"/proc/{entry.name}/cmdline", "rb").read().split(b"\0")
-                    if b"ruchu.nodes.task" in words and str(self.server.home).encode() in b" ".join(
-                        words
-                    ):
-                        found.append(int(entry.name))
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes()
+                if b"ruchu.nodes.task" in words and bytes(self.server.home) in words:
+                    found.append(int(path.parent.name))
         if found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(draw.choice(found), 9)
@@ -166,8 +167,7 @@ def change(guest, number):
     deadline = time.monotonic() + LIMIT_S
     while True:
         try:
-            guest.run(f"dd if=/dev/urandom of=/mnt/vda/f{number} bs=64k count=4; sync")
-            return
+            return guest.run(f"dd if=/dev/urandom of=/mnt/vda/f{number} bs=64k count=4; sync")
         except libvirt.libvirtError as error:
             if "frozen" not in str(error) or time.monotonic() > deadline:
                 raise
