@@ -15,6 +15,7 @@ TASKS: Mapping[str, Worker] = {
     "verify": work_storages.verify,
     "merge": work_backup.retain,
     "repair": work_storages.repair,
+    "evacuate": work_storages.evacuate,
     "delete-points": work_storages.delete_points,
 }
 
@@ -23,6 +24,8 @@ QUESTIONS: Mapping[str, Worker] = {
     "platform-check": work_storages.check_platform,
     "reap": work_storages.reap,
     "storage-make": work_storages.make,
+    "storage-grow": work_storages.grow,
+    "storage-probe": work_storages.probe,
     "storage-look": work_storages.look,
     "points": work_storages.list_points,
     "point-star": work_storages.mark_point,

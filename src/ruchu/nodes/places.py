@@ -127,6 +127,7 @@ def _storage(value: Mapping[str, Any], order: Order, state: Path) -> StorageEntr
         credentials=credentials_file(order, state, name),
         probe={str(key): bool(each) for key, each in dict(value.get("probe") or {}).items()},
         stop=str(value.get("stop") or ""),
+        state=str(value.get("state") or ""),
         writer=str(value.get("writer") or ""),
     )
 

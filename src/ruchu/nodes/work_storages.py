@@ -2,10 +2,18 @@
 
 from typing import Any
 
+from ruchu.blocks.copying import Progress
 from ruchu.errors import UsageError
 from ruchu.nodes import places
 from ruchu.nodes.work_contract import Result, Work
-from ruchu.operations import points, reaping, repairs, verification
+from ruchu.operations import (
+    points,
+    reaping,
+    repairs,
+    storage_evacuation,
+    storage_probes,
+    verification,
+)
 from ruchu.operations.registry import Registry
 from ruchu.operations.storages import Setup, Storages
 from ruchu.repository.verifying_findings import Watch
@@ -87,6 +95,29 @@ def repair(work: Work) -> Result:
         work.places.storages, work.text("storage"), work.text("from"), chain, watch
     )
     return {"chains": done}
+
+
+def evacuate(work: Work) -> Result:
+    """Copy all points of a storage to another one, verified, and give the first one up."""
+    name, to = work.text("storage"), work.text("to")
+    watch = storage_evacuation.Watch(Progress(), work.cancelled)
+    work.teller.phase("evacuate")
+    work.teller.watch("evacuate", watch.progress)
+    done = storage_evacuation.evacuate(work.places.storages, name, to, watch)
+    return storage_evacuation.fields(done, name, to)
+
+
+def grow(work: Work) -> Result:
+    """Use all of a device that has become larger."""
+    known = work.places.storages
+    entry = known.registry.storage(work.text("storage"))
+    before, after = known.places.grow(known.place_of(entry))
+    return {"bytes_before": before, "bytes_after": after}
+
+
+def probe(work: Work) -> Result:
+    """Find out what a storage can do."""
+    return storage_probes.probe(work.places.storages, work.text("storage"))
 
 
 def delete_points(work: Work) -> Result:

@@ -1,6 +1,7 @@
 """Tasks in real processes: carried out once, stopped, killed, and outliving their node."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -10,9 +11,14 @@ import pytest
 from ruchu.clock import SYSTEM
 from ruchu.errors import AlreadyExists
 from ruchu.model.ids import new_id
+from ruchu.model.sources import Kind
 from ruchu.model.tasks import Order, Outcome
 from ruchu.nodes.runner import Runner
 from ruchu.nodes.spool import Spools
+from ruchu.operations import backups
+from ruchu.operations.registry import Registry
+from ruchu.operations.storages import Storages
+from ruchu.protection.running import Run
 
 LIMIT_S = 60
 
@@ -174,3 +180,26 @@ def test_what_an_earlier_process_of_the_node_left_is_settled(tmp_path, ear):
     runner.begin()
     runner.close()
     assert spools.of(left.task, 1).ending().error["retry"] is True
+
+
+def test_points_are_evacuated_and_listed_elsewhere(runner, ear, tmp_path):
+    places = {}
+    for name in ("main", "other"):
+        body = {"name": name, "directory": str(tmp_path / name)}
+        made = Order(new_id(), new_id(), "storage-make", 1, body, {f"storage:{name}": f"{name} 7"})
+        runner.start(made)
+        fields = ear.ending(made.task).result["storage"]
+        places[name] = {"name": name, "directory": fields["location"], "id": fields["id"]}
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(range(256)) * 4096)
+    known = Storages(Registry(tmp_path / "local"))
+    run = Run(choose=random.Random(1))
+    backups.back_up_image(known, "main", "disk", image, (Kind.FULL, None), run)
+    secrets = {"storage:main": "main 7", "storage:other": "other 7"}
+    body = {"storages": list(places.values()), "storage": "main", "to": "other"}
+    moved = Order(new_id(), new_id(), "evacuate", 1, body, secrets)
+    runner.start(moved)
+    assert len(ear.ending(moved.task).result["chains"]) == 1
+    listing = Order(new_id(), new_id(), "points", 1, {**body, "storage": "other"}, secrets)
+    runner.start(listing)
+    assert [each["name"] for each in ear.ending(listing.task).result["points"]] == ["disk"]

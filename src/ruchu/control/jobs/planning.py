@@ -263,6 +263,14 @@ def _plan_on_storage(planner: Planner, run: RunRow) -> Plan:
     return Plan([planner.task(run, storage.name, body, platform=None, storages=storages)])
 
 
+def _plan_evacuation(planner: Planner, run: RunRow) -> Plan:
+    storage = planner.storages.get(str(run.body.get("storage", "")))
+    target = planner.storages.get(str(run.body.get("to", "")))
+    body = {**run.body, "storage": storage.name, "to": target.name}
+    storages = [(storage, "readers"), (target, "writers")]
+    return Plan([planner.task(run, storage.name, body, platform=None, storages=storages)])
+
+
 _PLANS: Mapping[str, Callable[[Planner, RunRow], Plan]] = {
     "backup": _plan_backup,
     "restore": _plan_restore,
@@ -272,6 +280,7 @@ _PLANS: Mapping[str, Callable[[Planner, RunRow], Plan]] = {
     "verify": _plan_on_storage,
     "merge": _plan_on_storage,
     "repair": _plan_on_storage,
+    "evacuate": _plan_evacuation,
     "delete-points": _plan_on_storage,
 }
 KINDS = tuple(_PLANS)

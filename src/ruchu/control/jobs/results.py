@@ -8,6 +8,7 @@ from ruchu.control.jobs import runs as states
 from ruchu.control.jobs.runs import RunRow
 from ruchu.control.nodes.tasks import TaskRow
 from ruchu.control.storages.catalogue import Catalogue
+from ruchu.control.storages.storages import StorageDefinitions
 from ruchu.model.tasks import Outcome, Severity
 
 
@@ -43,8 +44,14 @@ _FAILED = {
 class Results:
     """Hears of what runs did. Everything here may be told twice."""
 
-    def __init__(self, catalogue: Catalogue, alarms: Alarms, watch: Watch, clock: Clock) -> None:
-        self._catalogue = catalogue
+    def __init__(
+        self,
+        places: tuple[StorageDefinitions, Catalogue],
+        alarms: Alarms,
+        watch: Watch,
+        clock: Clock,
+    ) -> None:
+        self._storages, self._catalogue = places
         self._alarms = alarms
         self._watch = watch
         self._clock = clock
@@ -56,6 +63,8 @@ class Results:
             self._backup(run, task, result)
         elif task.kind in {"merge", "delete-points"}:
             self._removed(str(task.body.get("storage", "")), result)
+        elif task.kind == "evacuate":
+            self._evacuated(task)
         elif task.kind == "verify" and task.outcome == Outcome.SUCCEEDED:
             self._verified(task, result)
 
@@ -77,6 +86,14 @@ class Results:
                                                       *each.get("points", ()))]  # fmt: skip
         if gone:
             self._catalogue.removed(storage, gone)
+
+    def _evacuated(self, task: TaskRow) -> None:
+        """Note that a storage is given up; from the beginning no backup goes there."""
+        storage, to = str(task.body["storage"]), str(task.body["to"])
+        done = task.outcome == Outcome.SUCCEEDED
+        self._storages.learned(storage, state="evacuated" if done else "evacuating")
+        if done:
+            self._catalogue.copied(storage, to)
 
     def _verified(self, task: TaskRow, result: Mapping[str, Any]) -> None:
         storage, now = str(task.body["storage"]), to_text(self._clock.now())

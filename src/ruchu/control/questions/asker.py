@@ -135,6 +135,16 @@ class Asker:
         problems: Sequence[str] = answer["problems"]
         return problems
 
+    def grow(self, storage: StorageRow) -> Mapping[str, int]:
+        """Let a storage use all of a device that has become larger."""
+        found: Mapping[str, int] = self._of_storage(storage, "storage-grow", {}, POINTS_LIMIT_S)
+        return found
+
+    def probe(self, storage: StorageRow) -> Mapping[str, Any]:
+        """Find out what a storage can do."""
+        found: Mapping[str, Any] = self._of_storage(storage, "storage-probe", {}, CHECK_LIMIT_S)
+        return found
+
     def star(self, storage: StorageRow, point: str, *, starred: bool) -> None:
         """Star a point, or take its star away."""
         body = {"point": point, "starred": starred}

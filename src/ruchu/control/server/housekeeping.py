@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from ruchu.clock import from_text, to_text
 from ruchu.control.jobs.tables import RUN_EVENTS, RUNS
+from ruchu.control.policies import selecting
+from ruchu.control.policies.selecting import Machine
 from ruchu.control.repeats.tables import REPEATS
 from ruchu.control.schedules import targets
 from ruchu.control.server.services import Services
@@ -20,6 +22,7 @@ ROUND_S = 15.0
 # How long the log of a run is kept; the run itself stays as long as anything refers to it.
 HISTORY_KEPT = timedelta(days=90)
 REPEATS_KEPT = timedelta(hours=24)
+_RPO = "rpo-missed"
 
 
 class Housekeeping:
@@ -73,27 +76,30 @@ class Housekeeping:
         services = self._services
         newest = services.catalogue.newest()
         now = services.clock.now()
+        # A look a minute at hundreds of policies: what they share is read once.
+        alarmed = {each.subject for each in services.alarms.open_alarms() if each.code == _RPO}
+        known: dict[str, list[Machine]] = {}
         for row in services.policies.all():
             policy = row.policy
             if not policy.enabled or not policy.rpo_minutes:
                 continue
-            machines, _ = services.selected(policy)
+            platform = policy.selection.platform
+            if platform not in known:
+                known[platform] = services.machines_of(platform)
             points = {}
-            for machine in machines:
+            for machine in selecting.selected(policy.selection, known[platform]):
                 moment = newest.get((machine.platform, machine.name))
                 points[machine.name] = [from_text(moment)] if moment else []
             since = dict.fromkeys(points, from_text(row.created))
             rpo = timedelta(minutes=policy.rpo_minutes)
-            missed = {each.name: each for each in targets.misses(rpo, points, now, since)}
-            for name in points:
-                found = missed.get(name)
-                if found is None:
-                    services.alarms.clear("rpo-missed", name)
-                    continue
+            missed = targets.misses(rpo, points, now, since)
+            for name in alarmed.intersection(points).difference(each.name for each in missed):
+                services.alarms.clear(_RPO, name)
+            for found in missed:
                 last = f"{found.newest:%Y-%m-%d %H:%M} UTC" if found.newest else "never"
                 text = f"Policy {policy.name} asks for {policy.rpo_minutes} minutes; last: {last}."
                 facts = {"policy": policy.name, "group": policy.group}
-                services.alarms.raise_alarm("rpo-missed", Severity.ERROR, name, text, facts)
+                services.alarms.raise_alarm(_RPO, Severity.ERROR, found.name, text, facts)
 
     def look_at_storages(self) -> None:
         """Look whether storages are there, and how full they are."""

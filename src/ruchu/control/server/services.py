@@ -141,7 +141,8 @@ class Services:
         self.asker = Asker(self.hub, self.nodes, self.inventory, places, self.secrets_of, clock)
 
     def _of_jobs(self, clock: Clock) -> None:
-        self.results = Results(self.catalogue, self.alarms, _Watching(self.watch), clock)
+        places = (self.storages, self.catalogue)
+        self.results = Results(places, self.alarms, _Watching(self.watch), clock)
         freezes = _Freezes(self.watch)
         planner = Planner(
             self.inventory,
@@ -211,12 +212,16 @@ class Services:
 
     def selected(self, policy: Policy) -> tuple[list[Machine], list[str]]:
         """Return the machines that a policy selects now, and those it names that are not there."""
-        machines = [
-            Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
-            for row in self.inventory.machines(policy.selection.platform)
-        ]
+        machines = self.machines_of(policy.selection.platform)
         chosen = selecting.selected(policy.selection, machines)
         return chosen, selecting.missing(policy.selection, machines)
+
+    def machines_of(self, platform: str) -> list[Machine]:
+        """Return the machines of a platform, as a selection looks at them."""
+        return [
+            Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
+            for row in self.inventory.machines(platform)
+        ]
 
     def next_starts(self, row: PolicyRow, count: int) -> Sequence[dict[str, Any]]:
         """Return the next starts of a policy."""

@@ -158,6 +158,14 @@ class Catalogue:
             _put(connection, rows)
         self._events.publish("points", storage, {"points": len(rows)})
 
+    def copied(self, storage: str, to: str) -> None:
+        """Note that every point of a storage lies on another one as well."""
+        query = sa.select(POINTS).where(POINTS.c.storage == storage)
+        with self._database.writing() as connection:
+            rows = [{**row._mapping, "storage": to} for row in connection.execute(query)]  # noqa: SLF001
+            _put(connection, rows)
+        self._events.publish("points", to, {"points": len(rows)})
+
     def removed(self, storage: str, points: Sequence[str]) -> None:
         """Note that points are gone."""
         with self._database.writing() as connection:

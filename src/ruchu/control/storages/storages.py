@@ -61,6 +61,7 @@ class StorageRow:
             "role": self.role,
             "probe": self.facts.get("probe") or {},
             "writer": self.facts.get("writer") or "",
+            "state": self.facts.get("state") or "",
             # A backup is refused before the storage is full to the brim.
             "stop": f"{100 - self.stop_percent}%",
         }
@@ -171,6 +172,15 @@ class StorageDefinitions:
             if not problem:
                 _upsert_use(connection, day, use)
         self._events.publish("storage", row.id, {"name": row.name, "problem": problem})
+        return self.get(row.id)
+
+    def learned(self, name: str, **facts: Any) -> StorageRow:
+        """Take in facts about a storage, such as `state`: `evacuating`, `evacuated`."""
+        row = self.get(name)
+        values = {"facts": {**row.facts, **facts}}
+        with self._database.writing() as connection:
+            connection.execute(STORAGES.update().where(STORAGES.c.id == row.id).values(values))
+        self._events.publish("storage", row.id, {"name": row.name, **facts})
         return self.get(row.id)
 
     def use(self, identity: str, days: int) -> list[dict[str, Any]]:
