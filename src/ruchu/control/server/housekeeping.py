@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from ruchu.clock import from_text, to_text
+from ruchu.control.alarms import codes
 from ruchu.control.jobs.tables import RUN_EVENTS, RUNS
 from ruchu.control.policies import selecting
 from ruchu.control.policies.selecting import Machine
@@ -22,6 +23,8 @@ ROUND_S = 15.0
 # How long the log of a run is kept; the run itself stays as long as anything refers to it.
 HISTORY_KEPT = timedelta(days=90)
 REPEATS_KEPT = timedelta(hours=24)
+# How long an alarm of one moment stays open that nobody acknowledges and that is not critical.
+MOMENTS_KEPT = timedelta(hours=24)
 _RPO = "rpo-missed"
 
 
@@ -35,6 +38,7 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._work, name="ruchu-house", daemon=True)
         self._chores: tuple[tuple[timedelta, Callable[[], None]], ...] = (
             (timedelta(minutes=1), self.look_at_targets),
+            (timedelta(minutes=1), self.end_moments),
             (timedelta(minutes=5), self.look_at_storages),
             (timedelta(minutes=10), self.look_at_platforms),
             (timedelta(minutes=15), self.reap),
@@ -100,6 +104,17 @@ class Housekeeping:
                 text = f"Policy {policy.name} asks for {policy.rpo_minutes} minutes; last: {last}."
                 facts = {"policy": policy.name, "group": policy.group}
                 services.alarms.raise_alarm(_RPO, Severity.ERROR, found.name, text, facts)
+
+    def end_moments(self) -> None:
+        """Close alarms of what happened once: a person knows, or it did not come again."""
+        services = self._services
+        old = to_text(services.clock.now() - MOMENTS_KEPT)
+        for alarm in services.alarms.open_alarms():
+            if not codes.is_moment(alarm.code):
+                continue
+            forgotten = alarm.severity is not Severity.CRITICAL and alarm.last_at < old
+            if forgotten or alarm.acknowledged_by is not None:
+                services.alarms.clear(alarm.code, alarm.subject)
 
     def look_at_storages(self) -> None:
         """Look whether storages are there, and how full they are."""
