@@ -2,29 +2,35 @@
 
 import asyncio
 import datetime
+import json
 import shutil
 import subprocess
 
 import httpx
 
-from ruchu.api import application
+from ruchu.api import application, routes_events, shielding
 from ruchu.clock import to_text
 from ruchu.control.accounts import sessions
 from ruchu.control.accounts.groups import Group, Quota
+from ruchu.control.accounts.passwords import Costs
 from ruchu.control.accounts.sessions import Origin
 from ruchu.control.accounts.tokens import NewToken
 from ruchu.control.accounts.users import Profile
 from ruchu.control.anomalies.tables import RETENTION_FREEZES
+from ruchu.control.approvals.tables import APPROVAL_SETTINGS
 from ruchu.control.database.database import Database, sqlite_url
 from ruchu.control.jobs.runs import NewRun
 from ruchu.control.policies import documents
 from ruchu.control.server.services import Services
 from ruchu.control.server.state import ServerState
+from ruchu.control.vault.vault import Owner
+from ruchu.errors import NeedsApproval
 from ruchu.model.principals import LOCAL, Right, Role
 from ruchu.model.tasks import Severity
 from ruchu.testing import databases
 from ruchu.testing.clocks import ManualClock
 
+CHEAP = Costs(memory_kib=8, iterations=1, lanes=1)
 HERE = Origin("192.0.2.1", "test")
 TEAM, OTHER = "team-a", "team-b"
 STORAGE = "5" * 32
@@ -63,6 +69,20 @@ class QuickServices(Services):
         return QuickServices.kept
 
 
+def application_over(services, tell, kept=[]):  # noqa: B006 - kept from call to call
+    """Return the application over services; its routes are worked out once, which takes longest."""
+    if not kept:
+        kept.append(application.create(services, tell))
+        return kept[0]
+    (app,) = kept
+    app.state.services, app.state.tell = services, tell
+    app.state.streams = routes_events.Streams()
+    app.user_middleware.clear()
+    app.middleware_stack = None
+    shielding.install(app, services)
+    return app
+
+
 class InProcess(httpx.BaseTransport):
     """Carries requests to an application in this process."""
 
@@ -98,8 +118,9 @@ class World:
         self.database = Database(sqlite_url(directory / "ruchu.db"))
         self.services = QuickServices(ServerState(directory), self.clock, self.database)
         self.told = []
-        self.app = application.create(self.services, self.told.append)
-        self.users = {}
+        kept = directory / "words.json"
+        self.words = json.loads(kept.read_text()) if kept.exists() else {}
+        self.app = application_over(self.services, self.told.append)
         self.clients = []
         self.answers = {}
         self.asked = []
@@ -113,7 +134,13 @@ class World:
     # People.
 
     def word(self, name):
-        """Open a session for an account; return its secret."""
+        """Return the secret of a session of an account, or of a token that only sees."""
+        if name not in self.words:
+            self.words[name] = self.token({Right.VIEW}) if name == "token" else self.open(name)
+        return self.words[name]
+
+    def open(self, name):
+        """Open one more session for an account; return its secret."""
         user = self.services.accounts.users.find(name).id
         with self.database.writing() as connection:
             return sessions.insert(connection, user, HERE, self.clock)[1]
@@ -181,6 +208,7 @@ def furnish(world):
         row = {"id": "f" * 32, "chain": CHAIN, "subject": "web-1", "why": "encrypted",
                "since": to_text(world.clock.now()), "active": True}  # fmt: skip
         connection.execute(RETENTION_FREEZES.insert().values(row))
+    services.vault.put(Owner("storage", STORAGE, "passphrase"), "sieben Berge 7")
     services.nodes.expect("node-2", 2)
     world.clock.move(datetime.timedelta(minutes=1))
 
@@ -208,8 +236,10 @@ def template(directory):
         pass
     world = World(directory)
     furnish(world)
+    for name in (*PEOPLE, "token"):
+        world.word(name)
+    (directory / "words.json").write_text(json.dumps(world.words))
     world.close()
-    return world.clock
 
 
 def copied(kept, directory):
@@ -220,4 +250,22 @@ def copied(kept, directory):
     return world
 
 
-VIEW_ONLY = (Right.VIEW,)
+
+def four_eyes(world):
+    """Let acts that destroy wait, without the two people that it takes to turn this on."""
+    with world.database.writing() as connection:
+        row = {"name": "four_eyes", "value": "on"}
+        connection.execute(APPROVAL_SETTINGS.insert().values(row))
+
+
+def waiting(world, name="operator"):
+    """Return the id of a request that waits: to delete a point."""
+    services = world.services
+    if not services.approvals.four_eyes():
+        four_eyes(world)
+    storage = services.storages.get("main")
+    try:
+        services.acts.delete_points(world.principal(name), storage, POINTS[:1], 0)
+    except NeedsApproval as error:
+        return error.request
+    raise AssertionError
