@@ -5,8 +5,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from accounts_world import CHEAP
 
+from ruchu.control.accounts.accounts import Accounts
+from ruchu.control.accounts.passwords import Hasher
+from ruchu.control.audit.trail import Trail
 from ruchu.control.database.database import Database, sqlite_url
+from ruchu.control.vault import keys
+from ruchu.control.vault.vault import Vault
 from ruchu.testing import databases
 from ruchu.testing.clocks import ManualClock
 
@@ -56,3 +62,21 @@ def database(request, tmp_path):
 def clock():
     """Return a clock that the test moves."""
     return ManualClock()
+
+
+@pytest.fixture
+def trail(database, clock):
+    """Return an audit trail without a file of anchors."""
+    return Trail(database, clock)
+
+
+@pytest.fixture
+def vault(database, clock, tmp_path):
+    """Return a vault with a key of its own."""
+    return Vault(database, keys.source(tmp_path, {}), clock)
+
+
+@pytest.fixture
+def accounts(database, clock, trail, vault):
+    """Return the accounts, with passwords that cost little."""
+    return Accounts(database, clock, trail, vault, Hasher(CHEAP))

@@ -1,7 +1,6 @@
 """OpenID Connect against a provider of our own: real HTTP, real signatures, and attacks."""
 
 import base64
-import datetime
 import functools
 import hashlib
 import hmac
@@ -12,18 +11,13 @@ import urllib.parse
 
 import httpx
 import pytest
+from accounts_world import ADMIN, HERE, pass_time, person, principal, recorded, sign_in
 from joserfc import jwk, jwt
 
-from ruchu.control.accounts.accounts import Accounts
 from ruchu.control.accounts.oidc import Return
 from ruchu.control.accounts.oidc_providers import Provider, Rule
-from ruchu.control.accounts.passwords import Costs, Hasher
-from ruchu.control.accounts.sessions import Origin
-from ruchu.control.accounts.signing_in import Credentials
 from ruchu.control.accounts.users import Profile
-from ruchu.control.audit.trail import Search, Trail
-from ruchu.control.vault import keys
-from ruchu.control.vault.vault import Vault
+from ruchu.control.audit.trail import Search
 from ruchu.errors import (
     Forbidden,
     IdentityProviderAway,
@@ -34,50 +28,6 @@ from ruchu.errors import (
     UsageError,
 )
 from ruchu.model.principals import LOCAL, Right, Role
-
-CHEAP = Costs(memory_kib=8, iterations=1, lanes=1)
-GOOD, BETTER = "vier Birnen, ein Hut", "drei Pflaumen im Regen"
-HERE = Origin("192.0.2.1", "Firefox")
-ADMIN = {"*": frozenset({Role.ADMINISTRATOR})}
-
-
-@pytest.fixture
-def trail(database, clock):
-    return Trail(database, clock)
-
-
-@pytest.fixture
-def vault(database, clock, tmp_path):
-    return Vault(database, keys.source(tmp_path, {}), clock)
-
-
-@pytest.fixture
-def accounts(database, clock, trail, vault):
-    return Accounts(database, clock, trail, vault, Hasher(CHEAP))
-
-
-def person(accounts, name, grants=None, password=GOOD):
-    """Make an account with a password; return its id."""
-    user, word = accounts.users.create(LOCAL, name, Profile(name.title()), grants or {})
-    accounts.entering.choose_password(word, password)
-    return user
-
-
-def sign_in(accounts, name, password=GOOD, code="", replacing="", origin=HERE):
-    return accounts.signing_in.sign_in(Credentials(name, password, code), origin, replacing)
-
-
-def principal(accounts, name):
-    return accounts.sessions.authenticate(sign_in(accounts, name).word)
-
-
-def pass_time(clock, **delta):
-    clock.move(datetime.timedelta(**delta))
-
-
-def recorded(trail, action=""):
-    return [(r.actor, r.action, r.subject, r.outcome) for r in trail.search(Search(action=action))]
-
 
 REDIRECT = "https://ruchu.example/api/v1/oidc/return"
 CLIENT, CLIENT_SECRET = "ruchu-client", "the secret of the client"

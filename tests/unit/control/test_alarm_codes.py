@@ -14,7 +14,8 @@ RAISED = re.compile(
     r'"((?:guard|tamper|wire|missed|rpo|verify|snapshot)-[a-z-]+|[a-z]+-(?:failed|gone|lost))"'
 )
 ERRORS = {each.code for each in vars(errors).values() if hasattr(each, "code")}
-NO_ALARMS = ERRORS | {"question-failed", "selftest-failed"}
+# Errors of the command line and of nodes, and notes to a backup.
+NO_ALARMS = ERRORS | {"question-failed", "selftest-failed", "agent-failed", "bitmap-lost"}
 
 
 def raised():
