@@ -106,9 +106,11 @@ def add_storage(services: ServicesOf, by: By, wanted: Annotated[NewStorage, Body
             services.vault.put(owner, secret)
         found = {**made["storage"], "credentials": wanted.credentials is not None}
         row = services.storages.add(found, str(found["location"]), values)
-        points = made.get("points", ())
-        services.catalogue.saw(row.name, points)
-    return Added(storage=row, points=len(points), problems=list(made.get("problems", ())))
+        services.catalogue.saw(row.name, made.get("points", ()))
+        unread = list(made.get("problems", ()))
+        if made.get("next"):
+            unread = list(services.asker.list_points(row))
+    return Added(storage=row, points=len(services.catalogue.ids(row.name)), problems=unread)
 
 
 def _given(wanted: NewStorage) -> dict[str, str]:

@@ -18,6 +18,10 @@ from ruchu.operations.registry import Registry
 from ruchu.operations.storages import Setup, Storages
 from ruchu.repository.verifying_findings import Watch
 
+# An answer is one frame of at most 8 MiB; a point takes about half a KiB of it, a chain has a
+# few thousand points at most.
+POINTS_A_PART = 4000
+PROBLEMS_MAX, PROBLEM_MAX = 500, 500
 DEPTHS = ("structural", "sampled", "full")
 
 
@@ -41,7 +45,7 @@ def make(work: Work) -> Result:
     fields = {**state.fields(), "location": entry.where, "writer": entry.writer}
     result: Result = {"storage": {**fields, "probe": dict(entry.probe)}}
     if work.body.get("adopt"):
-        result |= _points(known, name)
+        result |= _points(known, name, "")
     return result
 
 
@@ -56,13 +60,14 @@ def _named(work: Work) -> set[str]:
 
 
 def list_points(work: Work) -> Result:
-    """Return the points of a storage, and what kept others from being listed."""
-    return _points(work.places.storages, work.text("storage"))
+    """Return points of a storage, and what kept others from being listed; `next` asks for more."""
+    return _points(work.places.storages, work.text("storage"), work.text("after", ""))
 
 
-def _points(known: Storages, storage: str) -> Result:
-    listing = points.list_points(known, storage)
-    return {"points": listing.points, "problems": [str(each) for each in listing.problems]}
+def _points(known: Storages, storage: str, after: str) -> Result:
+    listing, following = points.list_part(known, storage, after, POINTS_A_PART)
+    problems = [str(each)[:PROBLEM_MAX] for each in listing.problems[:PROBLEMS_MAX]]
+    return {"points": listing.points, "problems": problems, "next": following}
 
 
 def verify(work: Work) -> Result:

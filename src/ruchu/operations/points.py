@@ -16,6 +16,7 @@ from ruchu.storage.contract import Storage
 
 if TYPE_CHECKING:
     from ruchu.repository.protecting import Protection
+    from ruchu.repository.repositories import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +111,47 @@ def list_points(storages: Storages, storage: str | None) -> Listing:
     return listing
 
 
+def list_part(storages: Storages, storage: str, after: str, enough: int) -> tuple[Listing, str]:
+    """Return the points of whole chains behind one, until there are enough of them.
+
+    The text is the chain behind which the next part begins; empty if nothing follows.
+
+    Raises:
+        RuchuError: the storage cannot be read.
+    """
+    listing = Listing()
+    repository = storages.open(storage)
+    waiting = sorted(each for each in repository.chain_ids() if each > after)
+    for number, chain in enumerate(waiting, 1):
+        _list_chain(repository, storage, chain, listing)
+        if len(listing.points) >= enough:
+            return listing, chain if number < len(waiting) else ""
+    return listing, ""
+
+
 def _list_storage(storages: Storages, name: str, listing: Listing) -> None:
     repository = storages.open(name)
-    for chain_id in repository.chain_ids():
+    for chain in repository.chain_ids():
+        _list_chain(repository, name, chain, listing)
+
+
+def _list_chain(repository: "Repository", name: str, chain_id: str, listing: Listing) -> None:
+    try:
+        chain = repository.open_chain(chain_id)
+        kept = marks.all_marks(chain.storage, chain.id)
+        stems = chain.stems()
+    except RuchuError as error:
+        listing.problems.append(error)
+        return
+    for stem in stems:
         try:
-            chain = repository.open_chain(chain_id)
-            kept = marks.all_marks(chain.storage, chain.id)
-            stems = chain.stems()
+            head = chain.head(stem)
         except RuchuError as error:
+            # A damaged head hides itself, not its neighbours.
             listing.problems.append(error)
-            continue
-        for stem in stems:
-            try:
-                head = chain.head(stem)
-            except RuchuError as error:
-                # A damaged head hides itself, not its neighbours.
-                listing.problems.append(error)
-            else:
-                mark = kept.get(head.point, marks.Marks())
-                listing.points.append(fields(name, chain, head, mark))
+        else:
+            mark = kept.get(head.point, marks.Marks())
+            listing.points.append(fields(name, chain, head, mark))
 
 
 def fields(storage: str, chain: Chain, head: Head, mark: marks.Marks) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from ruchu.control.nodes.hub import Hub
 from ruchu.control.nodes.records import NodeRecords, NodeRow
 from ruchu.control.storages.catalogue import Catalogue
 from ruchu.control.storages.storages import StorageDefinitions, StorageRow
-from ruchu.errors import NodeAway, RuchuError, UsageError
+from ruchu.errors import NodeAway, NodeFailed, RuchuError, UsageError
 
 # A listing of a large platform takes a while, that of 100,000 points longer.
 INVENTORY_LIMIT_S = 180.0
 POINTS_LIMIT_S = 900.0
 CHECK_LIMIT_S = 60.0
+# Parts of a listing: enough for a million points.
+PARTS_MAX = 1000
 # Many policies that start together need one listing, not one each.
 FRESH_FOR = timedelta(seconds=20)
 
@@ -130,9 +132,22 @@ class Asker:
 
     def list_points(self, storage: StorageRow) -> Sequence[str]:
         """Bring the catalogue of a storage up to date; return what could not be read."""
-        answer = self._of_storage(storage, "points", {}, POINTS_LIMIT_S)
-        self._catalogue.saw(storage.name, answer["points"])
-        problems: Sequence[str] = answer["problems"]
+        # What a run adds while we read is not in our listing, and is no point that is gone.
+        known = self._catalogue.ids(storage.name)
+        found: list[Mapping[str, Any]] = []
+        problems: list[str] = []
+        after = ""
+        for _ in range(PARTS_MAX):
+            answer = self._of_storage(storage, "points", {"after": after}, POINTS_LIMIT_S)
+            found += answer["points"]
+            problems += answer["problems"]
+            # A node of the release before answers with everything at once.
+            after = answer.get("next") or ""
+            if not after:
+                break
+        else:
+            raise NodeFailed(f"(storage {storage.name} has more points than can be)")
+        self._catalogue.saw(storage.name, found, known)
         return problems
 
     def grow(self, storage: StorageRow) -> Mapping[str, int]:

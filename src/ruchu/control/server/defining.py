@@ -80,7 +80,7 @@ class Defining:
         self._changed("apply")
         for name, each in made.items():
             if each.get("points"):
-                self.catalogue.saw(name, each["points"])
+                self._read(name)
         return plan
 
     def _changed(self, what: str) -> None:

@@ -145,15 +145,18 @@ class Catalogue:
             _put(connection, [row])
         self._events.publish("point", row["id"], {"name": row["name"], "kind": row["kind"]})
 
-    def saw(self, storage: str, points: Sequence[Mapping[str, Any]]) -> None:
-        """Take in a whole listing of a storage; points that are not in it are gone."""
+    def saw(
+        self, storage: str, points: Sequence[Mapping[str, Any]], known: Sequence[str] | None = None
+    ) -> None:
+        """Take in a whole listing of a storage; of the points that were `known`, others are gone."""
         rows = [_values(point) for point in points]
         there = {row["id"] for row in rows}
         with self._database.writing() as connection:
-            known = connection.execute(
-                sa.select(POINTS.c.id).where(POINTS.c.storage == storage)
-            ).scalars()
-            gone = [identity for identity in known if identity not in there]
+            before = known
+            if before is None:
+                query = sa.select(POINTS.c.id).where(POINTS.c.storage == storage)
+                before = list(connection.execute(query).scalars())
+            gone = [each for each in before if each not in there]
             _remove(connection, storage, gone)
             _put(connection, rows)
         self._events.publish("points", storage, {"points": len(rows)})
@@ -183,22 +186,19 @@ class Catalogue:
 def _put(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     for at in range(0, len(rows), _ROWS_A_STATEMENT):
         part = rows[at : at + _ROWS_A_STATEMENT]
-        keys = [(row["storage"], row["id"]) for row in part]
-        known = {
-            (row.storage, row.id)
-            for row in connection.execute(
-                sa.select(POINTS.c.storage, POINTS.c.id).where(
-                    POINTS.c.storage.in_({key[0] for key in keys}),
-                    POINTS.c.id.in_([key[1] for key in keys]),
-                )
-            )
-        }
+        query = sa.select(POINTS).where(
+            POINTS.c.storage.in_({row["storage"] for row in part}),
+            POINTS.c.id.in_([row["id"] for row in part]),
+        )
+        known = {(row.storage, row.id): row._mapping for row in connection.execute(query)}  # noqa: SLF001
         new = [row for row in part if (row["storage"], row["id"]) not in known]
         if new:
             columns = {"policy": None, "run": None}
             connection.execute(POINTS.insert(), [columns | row for row in new])
         for row in part:
-            if (row["storage"], row["id"]) in known:
+            there = known.get((row["storage"], row["id"]))
+            # Most points never change: what stays as it is costs no statement.
+            if there is not None and any(there[key] != value for key, value in row.items()):
                 mine = sa.and_(POINTS.c.storage == row["storage"], POINTS.c.id == row["id"])
                 connection.execute(POINTS.update().where(mine).values(row))
 
