@@ -1,5 +1,6 @@
 """The server's side of the channel: who may connect, what is sent to whom, what nodes tell."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,17 @@ class Hub:
         self, code: str, severity: Severity, subject: str, text: str, facts: Mapping[str, Any]
     ) -> None:
         """Tell people of somebody who was refused."""
+        if code == "wire-incompatible":
+            self._is_incompatible(str(facts.get("node")), str(facts.get("release")), text)
         self._told.alarm(code, severity, subject, text, facts)
+
+    def _is_incompatible(self, node: str, release: str, text: str) -> None:
+        """Show a node as what it is: the port refuses it before we are asked."""
+        with contextlib.suppress(NotFound):
+            name = self._records.get(node).name
+            self._records.seen(node, release=release, problem="incompatible")
+            facts = {"release": release, "server": __version__}
+            self._told.alarm("node-incompatible", Severity.ERROR, name, text, facts)
 
     # What the rest of the server asks.
 
