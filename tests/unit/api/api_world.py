@@ -34,7 +34,7 @@ CHEAP = Costs(memory_kib=8, iterations=1, lanes=1)
 HERE = Origin("192.0.2.1", "test")
 TEAM, OTHER = "team-a", "team-b"
 STORAGE = "5" * 32
-POINTS = [f"{number:032x}" for number in range(0xA0000000, 0xA0000003)]
+POINTS = ["a0" * 16, "a1" * 16, "a2" * 16]
 CHAIN = "c" * 32
 ALL = "*"
 # What everybody may do everywhere, but for the last two.
