@@ -333,7 +333,9 @@ def show(found):
 
 
 def _ms(each):
-    return [str(each["count"])] + [f"{each[key] * 1000:.1f}" for key in ("p50", "p95", "p99", "most")]
+    return [str(each["count"])] + [
+        f"{each[key] * 1000:.1f}" for key in ("p50", "p95", "p99", "most")
+    ]
 
 
 def arguments():

@@ -372,12 +372,9 @@ class SimulatedNode:
             case "storage-look":
                 names = [str(each["name"]) for each in body.get("storages", ())]
                 return {"storages": [{"name": each, "problem": "", **_space()} for each in names]}
-            case "reap":
-                return {"cleaned": {}}
-            case "points":
-                return {"points": [], "problems": []}
             case _:
-                return {"checks": [], "instants": []}
+                nothing: list[Any] = []
+                return {"cleaned": {}, "points": nothing, "problems": nothing, "checks": nothing}
 
     def _send(self, message: messages.NodeMessage) -> None:
         try:

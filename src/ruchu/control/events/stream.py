@@ -53,21 +53,36 @@ class Events:
 
     def publish(self, name: str, subject: str, body: Mapping[str, Any] | None = None) -> int:
         """Write an event and wake who follows; return its number."""
+        with self._database.writing() as connection:
+            number = self.write(connection, name, subject, body)
+        self.told(number)
+        return number
+
+    def write(
+        self, connection: sa.Connection, name: str, subject: str,
+        body: Mapping[str, Any] | None = None,
+    ) -> int:  # fmt: skip
+        """Write an event within the caller's transaction, best last; call `told` once it is over.
+
+        Returns its number.
+        """
         row = {
             "at": to_text(self._clock.now()),
             "name": name,
             "subject": subject,
             "body": dict(body or {}),
         }
-        with self._database.writing() as connection:
-            insert = EVENTS.insert().values(row).returning(EVENTS.c.number)
-            number = int(connection.execute(insert).scalar_one())
-            if number % _TRIM_EVERY == 0:
-                connection.execute(EVENTS.delete().where(EVENTS.c.number <= number - KEPT))
+        insert = EVENTS.insert().values(row).returning(EVENTS.c.number)
+        number = int(connection.execute(insert).scalar_one())
+        if number % _TRIM_EVERY == 0:
+            connection.execute(EVENTS.delete().where(EVENTS.c.number <= number - KEPT))
+        return number
+
+    def told(self, number: int) -> None:
+        """Wake who follows: an event up to this number is committed."""
         with self._changed:
             self._last = max(self._last, number)
             self._changed.notify_all()
-        return number
 
     def after(self, number: int, limit: int = 500) -> Sequence[Event]:
         """Return the events that follow a number, oldest first."""

@@ -139,9 +139,7 @@ class Inventory:
         now = to_text(self._clock.now())
         rows = [_machine_values(platform, each, now) for each in machines]
         with self._database.writing() as connection:
-            connection.execute(MACHINES.delete().where(MACHINES.c.platform == platform))
-            if rows:
-                connection.execute(MACHINES.insert(), rows)
+            _replace(connection, platform, rows)
             connection.execute(
                 PLATFORMS.update().where(PLATFORMS.c.name == platform).values(seen=now, problem="")
             )
@@ -190,6 +188,27 @@ class Inventory:
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(min(limit, PAGE_MAX))).all()
         return [MachineRow(**row._mapping) for row in rows]  # noqa: SLF001
+
+
+def _replace(connection: sa.Connection, platform: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Let the machines of a platform be these; of most of them nothing has changed."""
+    mine = MACHINES.c.platform == platform
+    found = connection.execute(sa.select(MACHINES).where(mine))
+    known = {row.id: dict(row._mapping) for row in found}  # noqa: SLF001 - public in SQLAlchemy
+    listed = {row["id"]: row for row in rows}
+    gone = known.keys() - listed.keys()
+    fresh = [row for identity, row in listed.items() if identity not in known]
+    for identity, row in listed.items():
+        before = known.get(identity)
+        if before is not None and before | {"seen": row["seen"]} != row:
+            same = sa.and_(mine, MACHINES.c.id == identity)
+            connection.execute(MACHINES.update().where(same).values(row))
+    for identity in gone:
+        connection.execute(MACHINES.delete().where(mine, MACHINES.c.id == identity))
+    if rows:
+        connection.execute(MACHINES.update().where(mine).values(seen=rows[0]["seen"]))
+    if fresh:
+        connection.execute(MACHINES.insert(), fresh)
 
 
 def _check(uri: str, values: Mapping[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """Whether a run may begin now, and if not, why and until when."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from ruchu.clock import Clock, from_text
-from ruchu.control.jobs.runs import PAUSED, STOPPED, WAITING, RunRow, Runs
+from ruchu.control.jobs.runs import PAUSED, STOPPED, WAITING, OpenRun, RunRow, Runs
 from ruchu.control.policies import documents
 from ruchu.control.policies.policies import Policies
 from ruchu.errors import NotFound
@@ -38,9 +38,14 @@ class Admission:
         self._policies = policies
         self._opens_at = opens_at
         self._clock = clock
+        # Of the runs that wait: what is in a run stays as it is.
+        self._known: dict[str, Policy] = {}
 
-    def decide(self, run: RunRow) -> Wait | None:
-        """Return why a run must wait (or has ended: `stopped`); None if it may begin."""
+    def decide(self, run: OpenRun, among: Sequence[OpenRun]) -> Wait | None:
+        """Return why a run must wait (or has ended: `stopped`); None if it may begin.
+
+        `among` are all runs that have not ended, this one too.
+        """
         now = self._clock.now()
         if run.stop:
             return Wait(STOPPED, "stopped before it began")
@@ -48,33 +53,45 @@ class Admission:
             return Wait(PAUSED, "")
         if run.next_attempt is not None and from_text(run.next_attempt) > now:
             return Wait(WAITING, f"attempt {run.attempt + 1} follows", from_text(run.next_attempt))
-        return self._of_policy(run, now)
+        return self._of_policy(run, among, now)
 
-    def _of_policy(self, run: RunRow, now: datetime) -> Wait | None:
-        policy = policy_of(run)
-        if policy is None or run.policy is None:
+    def forget(self, among: Sequence[OpenRun]) -> None:
+        """Keep in memory what these runs need, and nothing of others."""
+        waiting = {run.id for run in among}
+        self._known = {run: kept for run, kept in self._known.items() if run in waiting}
+
+    def _of_policy(self, run: OpenRun, among: Sequence[OpenRun], now: datetime) -> Wait | None:
+        if run.policy is None:
             return None
-        if earlier := self._earlier(run):
+        if earlier := _earlier(run, among):
             return Wait(WAITING, f"run {earlier[:8]} of this policy has not ended")
-        if policy.after_policy and (first := self._first(policy.after_policy)):
+        policy = self._policy(run.id)
+        if policy.after_policy and (first := self._first(policy.after_policy, among)):
             return Wait(WAITING, f"run {first[:8]} of {policy.after_policy} has not ended")
         opens = self._opens_at(policy, now)
         if opens is not None:
             return Wait(WAITING, f"its window opens at {opens:%Y-%m-%d %H:%M} UTC", opens)
         return None
 
-    def _earlier(self, run: RunRow) -> str | None:
-        """Return an open run of the same policy that was made before."""
-        assert run.policy is not None
-        for other in self._runs.open_of_policy(run.policy, run.id):
-            row = self._runs.get(other)
-            if (row.created, row.id) < (run.created, run.id) and not row.over:
-                return other
-        return None
+    def _policy(self, run: str) -> Policy:
+        found = self._known.get(run)
+        if found is None:
+            found = policy_of(self._runs.get(run))
+            assert found is not None, "a run of a policy has it in its body"
+            self._known[run] = found
+        return found
 
-    def _first(self, name: str) -> str | None:
+    def _first(self, name: str, among: Sequence[OpenRun]) -> str | None:
         try:
             policy = self._policies.get(name)
         except NotFound:
             return None
-        return next(iter(self._runs.open_of_policy(policy.id, "")), None)
+        return next((other.id for other in among if other.policy == policy.id), None)
+
+
+def _earlier(run: OpenRun, among: Sequence[OpenRun]) -> str | None:
+    """Return an open run of the same policy that was made before."""
+    for other in among:
+        if other.policy == run.policy and (other.created, other.id) < (run.created, run.id):
+            return other.id
+    return None

@@ -12,7 +12,7 @@ from ruchu.control.jobs.planning import Planner
 from ruchu.control.jobs.runs import RunRow, Runs
 from ruchu.control.nodes.tasks import ENDED, TaskRow, Tasks
 from ruchu.errors import RuchuError
-from ruchu.model.policies import Retrying
+from ruchu.model.policies import Policy, Retrying
 from ruchu.model.tasks import Outcome
 
 # What nobody told of is noticed after this long.
@@ -91,22 +91,23 @@ class Attempts:
 
     def watch(self, identity: str) -> None:
         """Wait until every task of a run has ended; ask them to end when that is wanted."""
-        asked = False
-        while self._tasks.open_count(identity):
-            run = self._runs.get(identity)
-            if not asked and (why := self._must_stop(run)):
+        asked, policy = False, policy_of(self._runs.get(identity))
+        while True:
+            mark = self._tasks.mark()
+            if not self._tasks.open_count(identity):
+                return
+            if not asked and (why := self._must_stop(self._runs.get(identity), policy)):
                 self._runs.move(identity, states.STOPPING, why)
                 self._outside.stopping.stop(self._tasks.ask_to_stop(identity))
                 asked = True
                 continue
-            self._tasks.wait(ROUND_S)
+            self._tasks.wait(mark, ROUND_S, identity)
 
-    def _must_stop(self, run: RunRow) -> str:
+    def _must_stop(self, run: RunRow, policy: Policy | None) -> str:
         if run.stop:
             return "stop asked for"
         if run.pause:
             return "pause asked for"
-        policy = policy_of(run)
         if policy is not None and self._outside.opens_at(policy, self._clock.now()) is not None:
             return _CLOSED
         return ""
@@ -150,7 +151,7 @@ class Attempts:
             return states.STOPPED, "stopped"
         if run.pause:
             return states.PAUSED, ""
-        if self._must_stop(run):
+        if self._must_stop(run, policy_of(run)):
             return states.WAITING, _CLOSED
         # Nobody here asked for it: the node was ended, and what it did goes on elsewhere or later.
         if self._try_again(run, tasks):

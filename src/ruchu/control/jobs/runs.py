@@ -1,14 +1,14 @@
 """Runs: created, followed, asked to stop; every change is an event of their history."""
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import sqlalchemy as sa
 
 from ruchu.clock import Clock, to_text
 from ruchu.control.database.database import Database
+from ruchu.control.events.signals import Signals
 from ruchu.control.events.stream import Events
 from ruchu.control.jobs.tables import RUN_EVENTS, RUNS
 from ruchu.errors import NotFound, UsageError
@@ -83,6 +83,22 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRun:
+    """What a run that has not ended waits for; see the table."""
+
+    id: str
+    policy: str | None
+    priority: int
+    state: str
+    reason: str
+    attempt: int
+    stop: bool
+    pause: bool
+    created: str
+    next_attempt: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFilter:
     """Which runs a page shows; empty means all."""
 
@@ -101,7 +117,7 @@ class Runs:
         self._database = database
         self._clock = clock
         self._events = events
-        self._changed = threading.Condition()
+        self._changed = Signals()
 
     def add(self, connection: sa.Connection, run: NewRun) -> None:
         """Write a run down within the caller's transaction; tell of it with `announce`."""
@@ -134,6 +150,13 @@ class Runs:
             raise NotFound(f"(run {run[:40]!r})")
         return RunRow(**found._mapping)  # noqa: SLF001 - public in SQLAlchemy
 
+    def standing(self) -> list[OpenRun]:
+        """Return what a look at every run that has not ended takes, the oldest first."""
+        columns = [RUNS.c[each.name] for each in fields(OpenRun)]
+        query = sa.select(*columns).where(RUNS.c.state.in_(OPEN)).order_by(RUNS.c.created)
+        with self._database.reading() as connection:
+            return [OpenRun(*row) for row in connection.execute(query)]
+
     def open(self) -> list[RunRow]:
         """Return every run that has not ended, the oldest first."""
         query = sa.select(RUNS).where(RUNS.c.state.in_(OPEN)).order_by(RUNS.c.created)
@@ -165,14 +188,6 @@ class Runs:
                     return found
         return None
 
-    def open_of_policy(self, policy: str, but: str) -> list[str]:
-        """Return the runs of a policy that have not ended, without one of them."""
-        query = sa.select(RUNS.c.id).where(
-            RUNS.c.policy == policy, RUNS.c.state.in_(OPEN), RUNS.c.id != but
-        )
-        with self._database.reading() as connection:
-            return list(connection.execute(query).scalars())
-
     def move(self, run: str, state: str, reason: str = "", **values: Any) -> bool:
         """Bring a run into a state; False if it is over, or is in that state for that reason."""
         now = to_text(self._clock.now())
@@ -183,11 +198,16 @@ class Runs:
             changes["started"] = sa.func.coalesce(RUNS.c.started, now)
         differs = sa.or_(RUNS.c.state != state, RUNS.c.reason != reason)
         statement = RUNS.update().where(RUNS.c.id == run, RUNS.c.state.in_(OPEN), differs)
+        statement = statement.values(changes).returning(RUNS.c.name, RUNS.c.kind)
         with self._database.writing() as connection:
-            if not connection.execute(statement.values(changes)).rowcount:
+            row = connection.execute(statement).one_or_none()
+            if row is None:
                 return False
             _note(connection, run, now, state, {"reason": reason} if reason else {})
-        self.announce(run)
+            body = {"state": state, "name": row.name, "kind": row.kind}
+            number = self._events.write(connection, "run", run, body)
+        self._events.told(number)
+        self.announce_all()
         return True
 
     def update(self, run: str, **values: Any) -> None:
@@ -204,15 +224,17 @@ class Runs:
             if count < EVENTS_MAX:
                 _note(connection, run, to_text(self._clock.now()), name, body, task)
 
-    def notes(self, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add events that a task told: each with `task`, `at`, `name`, `body`."""
-        with self._database.writing() as connection:
-            count = connection.execute(
-                sa.select(sa.func.count()).where(RUN_EVENTS.c.run == run)
-            ).scalar_one()
-            kept = [{"run": run, **row} for row in rows[: max(0, EVENTS_MAX - count)]]
-            if kept:
-                connection.execute(RUN_EVENTS.insert(), kept)
+    def notes(self, connection: sa.Connection, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add events that a task told, within the caller's transaction.
+
+        Each has `task`, `at`, `name`, `body`.
+        """
+        count = connection.execute(
+            sa.select(sa.func.count()).where(RUN_EVENTS.c.run == run)
+        ).scalar_one()
+        kept = [{"run": run, **row} for row in rows[: max(0, EVENTS_MAX - count)]]
+        if kept:
+            connection.execute(RUN_EVENTS.insert(), kept)
 
     def history(self, run: str, after: int = 0, limit: int = PAGE_MAX) -> list[dict[str, Any]]:
         """Return the events of a run that follow a number, oldest first."""
@@ -246,18 +268,19 @@ class Runs:
         """Tell who follows that a run changed, and wake who waits for it."""
         row = self.get(run)
         self._events.publish("run", run, {"state": row.state, "name": row.name, "kind": row.kind})
-        with self._changed:
-            self._changed.notify_all()
+        self.announce_all()
 
     def announce_all(self) -> None:
         """Wake who waits for any run."""
-        with self._changed:
-            self._changed.notify_all()
+        self._changed.fire_all()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for a change of any run, or for the time to pass."""
-        with self._changed:
-            self._changed.wait(timeout_s)
+    def mark(self) -> int:
+        """Return a mark for `wait`, to be taken before the look at the runs."""
+        return self._changed.mark()
+
+    def wait(self, mark: int, timeout_s: float) -> None:
+        """Wait until any run has changed since a mark, or for the time to pass."""
+        self._changed.wait("", mark, timeout_s)
 
 
 def _note(

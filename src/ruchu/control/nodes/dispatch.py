@@ -1,17 +1,22 @@
 """Gives waiting tasks to nodes: the most urgent first, within the limits of everything involved."""
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ruchu.control.nodes.records import NodeRow
-from ruchu.control.nodes.tasks import TaskRow, Tasks
+from ruchu.control.nodes.tasks import Claim, TaskRow, Tasks
 from ruchu.errors import WireError
 from ruchu.model.tasks import Order
 
 # A change that nobody told of is noticed after this long.
 ROUND_S = 5.0
+# Changes that come together are looked at together.
+GATHER_S = 0.1
+# Tasks that are given out in one transaction: writing it out is shared, and others wait little.
+BATCH = 64
 
 
 class Lines(Protocol):
@@ -28,13 +33,15 @@ class Lines(Protocol):
         """
 
 
+T = TypeVar("T", Claim, TaskRow)
+
 SecretsOf = Callable[[Sequence[str]], Mapping[str, str]]
 """Returns secrets by their names, such as `storage:main`."""
 
 
 def choose(
-    waiting: Sequence[TaskRow], sent: Sequence[TaskRow], nodes: Sequence[NodeRow]
-) -> list[tuple[TaskRow, NodeRow]]:
+    waiting: Sequence[T], sent: Sequence[Claim | TaskRow], nodes: Sequence[NodeRow]
+) -> list[tuple[T, NodeRow]]:
     """Return which tasks go to which nodes now. Pure.
 
     A task goes to the node that has the least to do for what it can do, among those that may do
@@ -76,7 +83,7 @@ class Dispatcher:
         self._tasks = tasks
         self._lines = lines
         self._secrets_of = secrets_of
-        self._ended = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ruchu-dispatch", daemon=True)
 
     def begin(self) -> None:
@@ -85,28 +92,51 @@ class Dispatcher:
 
     def close(self) -> None:
         """Give out no more work."""
-        self._ended = True
+        self._ended.set()
         self._tasks.wake()
         self._thread.join()
 
     def round(self) -> int:
         """Give out what can be given out now; return how many tasks were sent."""
-        waiting = self._tasks.waiting()
+        waiting, sent = self._tasks.claims()
         if not waiting:
             return 0
+        chosen = [
+            (task.id, node.id)
+            for task, node in choose(waiting, sent, self._lines.connected_nodes())
+        ]
+        secrets_of = _remembered(self._secrets_of)
         count = 0
-        for task, node in choose(waiting, self._tasks.sent(), self._lines.connected_nodes()):
-            if not self._tasks.send(task.id, node.id):
-                continue
-            count += 1
-            try:
-                self._lines.order(node.id, order_of(task, self._secrets_of))
-            except WireError:
-                # It is written down that the node has it: it is sent when the node connects.
-                continue
+        for at in range(0, len(chosen), BATCH):
+            given = self._tasks.send_all(chosen[at : at + BATCH])
+            count += len(given)
+            for task in given:
+                self._order(task, secrets_of)
         return count
 
+    def _order(self, task: TaskRow, secrets_of: SecretsOf) -> None:
+        assert task.node is not None
+        # It is written down that the node has it: if it does not go out, it is sent when the node
+        # connects.
+        with contextlib.suppress(WireError):
+            self._lines.order(task.node, order_of(task, secrets_of))
+
     def _work(self) -> None:
-        while not self._ended:
+        while not self._ended.is_set():
+            mark = self._tasks.mark()
             self.round()
-            self._tasks.wait(ROUND_S)
+            self._tasks.wait(mark, ROUND_S)
+            self._ended.wait(GATHER_S)
+
+
+def _remembered(secrets_of: SecretsOf) -> SecretsOf:
+    """Return what looks the same secrets up once: all orders of a round are on few storages."""
+    known: dict[tuple[str, ...], Mapping[str, str]] = {}
+
+    def found(names: Sequence[str]) -> Mapping[str, str]:
+        key = tuple(names)
+        if key not in known:
+            known[key] = secrets_of(names)
+        return known[key]
+
+    return found

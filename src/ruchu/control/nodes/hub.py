@@ -3,15 +3,17 @@
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import sqlalchemy as sa
 
 from ruchu import __version__
 from ruchu.clock import Clock, to_text
 from ruchu.control.nodes.dispatch import SecretsOf, order_of
 from ruchu.control.nodes.records import NodeRecords, NodeRow
 from ruchu.control.nodes.states import HEARTBEAT_S, NodeState, state_of
-from ruchu.control.nodes.tasks import TaskRow, Tasks
+from ruchu.control.nodes.tasks import Progress, TaskRow, Tasks
 from ruchu.errors import NodeAway, NotFound, Refused, WireError
 from ruchu.model.ids import is_id
 from ruchu.model.tasks import Order, Severity, TaskEvent
@@ -22,6 +24,9 @@ from ruchu.wire.messages import Hello, Welcome
 
 # Alarms that nodes take back by themselves.
 _TAKEN_BACK = ("guard-ended", "guard-hung", "guard-unsupported")
+# Live pages show progress that is as old as this; a node tells it every two seconds.
+PROGRESS_EVERY_S = 5.0
+
 RaiseAlarm = Callable[[str, Severity, str, str, Mapping[str, Any]], None]
 ClearAlarm = Callable[[str, str], None]
 
@@ -33,14 +38,26 @@ class Told:
     Attributes:
         alarm: raises an alarm: code, severity, subject, text, facts.
         clear: clears one: code, subject.
-        events: hears new events of a task, in order.
+        events: writes new events of a task down, in order, in the transaction that takes them in;
+            returns what is to be done once it is over.
         changed: hears of a node that came or went: id, name, state, why.
     """
 
     alarm: RaiseAlarm
     clear: ClearAlarm
-    events: Callable[[TaskRow, Sequence[TaskEvent]], None]
+    events: Callable[[sa.Connection, Progress, Sequence[TaskEvent]], Callable[[], None]]
     changed: Callable[[str, str, str, str], None]
+
+
+_Attempt = tuple[str, int]
+
+
+@dataclass(slots=True)
+class _Held:
+    """Progress that was told and not written down yet, and until when it is held."""
+
+    events: list[TaskEvent] = field(default_factory=list)
+    until: float = float("-inf")
 
 
 class Hub:
@@ -58,6 +75,8 @@ class Hub:
         self._clock = clock
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
+        # By node. What is held was not acknowledged: the node tells it again if we forget it.
+        self._held: dict[str, dict[_Attempt, _Held]] = {}
 
     # What the listener asks.
 
@@ -94,6 +113,7 @@ class Hub:
         self._records.seen(link.node, release=hello.release, problem="", facts=dict(hello.facts))
         with self._lock:
             self._links[link.node] = link
+            self._held[link.node] = {}
         for code in ("node-lost", "node-incompatible"):
             self._told.clear(code, row.name)
         self._send_missing(link, hello)
@@ -136,16 +156,38 @@ class Hub:
         by_attempt: dict[tuple[str, int], list[TaskEvent]] = {}
         for event in events:
             by_attempt.setdefault((event.task, event.attempt), []).append(event)
-        for (identity, attempt), told in by_attempt.items():
-            new = self._tasks.tell(link.node, told)
-            task = self._tasks.get(identity)
-            if new and task is not None:
-                self._told.events(task, new)
-            link.send(messages.Acknowledge(identity, attempt, told[-1].number, ended=False))
+        for attempt, told in by_attempt.items():
+            held = self._held_of(link).setdefault(attempt, _Held())
+            held.events += told
+            now = self._clock.monotonic()
+            quiet = now < held.until and len(held.events) < messages.EVENTS_MAX
+            if quiet and all(event.name == "progress" for event in told):
+                continue
+            self._take_in(link.node, held.events)
+            link.send(messages.Acknowledge(*attempt, told[-1].number, ended=False))
+            held.events, held.until = [], now + PROGRESS_EVERY_S
+
+    def _take_in(self, node: str, told: Sequence[TaskEvent]) -> None:
+        afterwards: list[Callable[[], None]] = []
+
+        def write(connection: sa.Connection, task: Progress, new: Sequence[TaskEvent]) -> None:
+            afterwards.append(self._told.events(connection, task, new))
+
+        self._tasks.tell(node, told, write)
+        for each in afterwards:
+            each()
+
+    def _held_of(self, link: Link) -> dict[_Attempt, _Held]:
+        with self._lock:
+            held = self._held.setdefault(link.node, {})
+        if len(held) > messages.TASKS_MAX:
+            held.clear()
+        return held
 
     def _ending(self, link: Link, message: messages.TaskEnding) -> None:
         ending = message.ending
-        self._tasks.end(link.node, ending)
+        held = self._held_of(link).pop((ending.task, ending.attempt), _Held())
+        self._tasks.end(link.node, ending, held.events)
         task = self._tasks.get(ending.task)
         number = task.number if task is not None else 0
         link.send(messages.Acknowledge(ending.task, ending.attempt, number, ended=True))
@@ -171,6 +213,7 @@ class Hub:
         with self._lock:
             if self._links.get(link.node) is link:
                 del self._links[link.node]
+                self._held.pop(link.node, None)
         try:
             row = self._records.get(link.node)
         except NotFound:

@@ -1,7 +1,6 @@
 """Tasks as the server keeps them: planned, sent, told of, ended; each word of a node counts once."""
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +8,15 @@ import sqlalchemy as sa
 
 from ruchu.clock import Clock, to_text
 from ruchu.control.database.database import Database
+from ruchu.control.events.signals import Signals
 from ruchu.control.nodes.tables import TASKS
 from ruchu.model.tasks import Ending, Outcome, TaskEvent
 
 WAITING, SENT, ENDED = "waiting", "sent", "ended"
 # Tasks that are looked at for one round of giving out work.
 ROUND_MAX = 2000
+# Ids in one statement; SQLite allowed 999 values for long.
+_IDS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,43 @@ class TaskRow:
     error: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a task takes, or would take, of what is limited."""
+
+    id: str
+    node: str | None
+    nodes: Sequence[str]
+    limits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task is, right after it told."""
+
+    id: str
+    run: str
+    label: str
+    phase: str
+    progress: Mapping[str, Any]
+
+
+Within = Callable[[sa.Connection, Progress, Sequence[TaskEvent]], None]
+"""Writes down what a task told, in the transaction that takes it in."""
+
+# The key of whoever waits for work that can be given out.
+WORK = "work"
+
+
 class Tasks:
     """The tasks of a server. Safe in several threads."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._changed = threading.Condition()
+        self._changed = Signals()
+        # What a task takes never changes, and is looked at many times while it waits and runs.
+        self._claims: dict[str, tuple[Sequence[str], Mapping[str, int]]] = {}
 
     def plan(self, tasks: Sequence[Planned]) -> None:
         """Write down tasks; one that was planned before stays as it is."""
@@ -94,7 +126,7 @@ class Tasks:
             rows = [_row(task, now) for task in tasks if task.id not in known]
             if rows:
                 connection.execute(TASKS.insert(), rows)
-        self.wake()
+        self._fire({task.run for task in tasks})
 
     def again(self, run: str) -> int:
         """Let the failed tasks of a run be tried once more; return how many there are."""
@@ -108,7 +140,7 @@ class Tasks:
         }  # fmt: skip
         with self._database.writing() as connection:
             count = connection.execute(TASKS.update().where(failed).values(values)).rowcount
-        self.wake()
+        self._fire([run])
         return count
 
     def get(self, task: str) -> TaskRow | None:
@@ -132,6 +164,32 @@ class Tasks:
         """Return the tasks that wait for a node, the most urgent first."""
         return self._select(TASKS.c.state == WAITING, order=(TASKS.c.priority, TASKS.c.created))
 
+    def claims(self) -> tuple[list[Claim], list[Claim]]:
+        """Return what waits for a node, the most urgent first, and what was sent.
+
+        One thread calls this.
+        """
+        order = (TASKS.c.priority, TASKS.c.created, TASKS.c.id)
+        query = sa.select(TASKS.c.id, TASKS.c.node, TASKS.c.state).order_by(*order)
+        takes = sa.select(TASKS.c.id, TASKS.c.nodes, TASKS.c.limits)
+        with self._database.reading() as connection:
+            rows = [
+                row
+                for state in (WAITING, SENT)
+                for row in connection.execute(query.where(TASKS.c.state == state).limit(ROUND_MAX))
+            ]
+            fresh = [row.id for row in rows if row.id not in self._claims]
+            for at in range(0, len(fresh), _IDS_MAX):
+                wanted = TASKS.c.id.in_(fresh[at : at + _IDS_MAX])
+                for row in connection.execute(takes.where(wanted)):
+                    self._claims[row.id] = row.nodes, row.limits
+        self._claims = {row.id: self._claims[row.id] for row in rows}
+        waiting, sent = (
+            [Claim(row.id, row.node, *self._claims[row.id]) for row in rows if row.state == state]
+            for state in (WAITING, SENT)
+        )
+        return waiting, sent
+
     def _select(self, *where: Any, order: tuple[Any, ...] = (TASKS.c.id,)) -> list[TaskRow]:
         query = sa.select(TASKS).where(*where).order_by(*order).limit(ROUND_MAX)
         with self._database.reading() as connection:
@@ -139,10 +197,21 @@ class Tasks:
 
     def send(self, task: str, node: str) -> bool:
         """Give a waiting task to a node; False if it does not wait any more."""
-        values = {"state": SENT, "node": node, "sent": to_text(self._clock.now())}
-        return self._update(TASKS.update().where(
-            TASKS.c.id == task, TASKS.c.state == WAITING, TASKS.c.stop.is_(False)
-        ).values(values)) > 0  # fmt: skip
+        return bool(self.send_all([(task, node)]))
+
+    def send_all(self, pairs: Sequence[tuple[str, str]]) -> list[TaskRow]:
+        """Give waiting tasks to nodes; return those that still waited, as they are now."""
+        now, sent = to_text(self._clock.now()), []
+        with self._database.writing() as connection:
+            for task, node in pairs:
+                values = {"state": SENT, "node": node, "sent": now}
+                statement = TASKS.update().where(
+                    TASKS.c.id == task, TASKS.c.state == WAITING, TASKS.c.stop.is_(False)
+                )
+                row = connection.execute(statement.values(values).returning(TASKS)).one_or_none()
+                if row is not None:
+                    sent.append(TaskRow(**row._mapping))  # noqa: SLF001 - public in SQLAlchemy
+        return sent
 
     def take_back(self, task: str, node: str) -> bool:
         """Let a task of a node that is lost be done by another one, as a new attempt."""
@@ -151,9 +220,8 @@ class Tasks:
         }  # fmt: skip
         done = self._update(TASKS.update().where(
             TASKS.c.id == task, TASKS.c.node == node, TASKS.c.state == SENT, TASKS.c.move
-        ).values(values))  # fmt: skip
-        self.wake()
-        return done > 0
+        ).values(values).returning(TASKS.c.run))  # fmt: skip
+        return self._told_of(done)
 
     def ask_to_stop(self, run: str) -> list[TaskRow]:
         """Ask the tasks of a run to end; those that wait end at once. Return those to be told."""
@@ -167,30 +235,43 @@ class Tasks:
         with self._database.writing() as connection:
             connection.execute(TASKS.update().where(mine, TASKS.c.state == WAITING).values(waiting))
             connection.execute(TASKS.update().where(mine, TASKS.c.state == SENT).values(stop=True))
-        self.wake()
+        self._fire([run])
         return [row for row in self.of_run(run) if row.state == SENT]
 
-    def tell(self, node: str, events: Sequence[TaskEvent]) -> list[TaskEvent]:
-        """Take in what a node told of one attempt, in order; return what is new."""
+    def tell(
+        self, node: str, events: Sequence[TaskEvent], within: Within | None = None
+    ) -> list[TaskEvent]:
+        """Take in what a node told of one attempt, in order; return what is new.
+
+        `within` writes down what is new in the same transaction: all of it is taken in, or nothing.
+        """
         if not events:
             return []
         first = events[0]
+        wanted = ("id", "run", "label", "phase", "progress", "node", "attempt", "number", "state")
+        query = sa.select(*(TASKS.c[name] for name in wanted)).where(TASKS.c.id == first.task)
         with self._database.writing() as connection:
-            row = connection.execute(sa.select(
-                TASKS.c.node, TASKS.c.attempt, TASKS.c.number, TASKS.c.state
-            ).where(TASKS.c.id == first.task)).one_or_none()  # fmt: skip
+            row = connection.execute(query).one_or_none()
             if row is None or (row.node, row.attempt, row.state) != (node, first.attempt, SENT):
                 return []
             new = [event for event in events if event.number > row.number]
             if new:
-                connection.execute(
-                    TASKS.update().where(TASKS.c.id == first.task).values(_told(new))
-                )
+                values = _told(new)
+                connection.execute(TASKS.update().where(TASKS.c.id == first.task).values(values))
+                if within is not None:
+                    phase = values.get("phase", row.phase)
+                    progress = values.get("progress", row.progress)
+                    now = Progress(row.id, row.run, row.label, phase, progress)
+                    within(connection, now, new)
         return new
 
-    def end(self, node: str, ending: Ending) -> bool:
-        """Take in how an attempt ended; False if that is known, or nobody waits for it."""
+    def end(self, node: str, ending: Ending, unwritten: Sequence[TaskEvent] = ()) -> bool:
+        """Take in how an attempt ended; False if that is known, or nobody waits for it.
+
+        `unwritten` is what the attempt told before and what was not taken in yet.
+        """
         values = {
+            **(_told(unwritten) if unwritten else {}),
             "state": ENDED, "ended": to_text(self._clock.now()),
             "outcome": ending.outcome.value, "result": dict(ending.result),
             "error": dict(ending.error) if ending.error is not None else None,
@@ -198,9 +279,8 @@ class Tasks:
         done = self._update(TASKS.update().where(
             TASKS.c.id == ending.task, TASKS.c.node == node, TASKS.c.state == SENT,
             TASKS.c.attempt == ending.attempt,
-        ).values(values))  # fmt: skip
-        self.wake()
-        return done > 0
+        ).values(values).returning(TASKS.c.run))  # fmt: skip
+        return self._told_of(done)
 
     def lose(self, task: str, code: str, text: str) -> bool:
         """End a task that its node does not know any more; it may be tried again."""
@@ -209,15 +289,23 @@ class Tasks:
             "state": ENDED, "ended": to_text(self._clock.now()), "outcome": Outcome.FAILED.value,
             "result": {}, "error": error,
         }  # fmt: skip
-        done = self._update(
-            TASKS.update().where(TASKS.c.id == task, TASKS.c.state == SENT).values(values)
-        )
-        self.wake()
-        return done > 0
+        mine = TASKS.update().where(TASKS.c.id == task, TASKS.c.state == SENT)
+        return self._told_of(self._update(mine.values(values).returning(TASKS.c.run)))
 
-    def _update(self, statement: sa.Update) -> int:
+    def _update(self, statement: sa.Executable) -> list[str]:
+        """Change tasks; return the runs that they belong to."""
         with self._database.writing() as connection:
-            return connection.execute(statement).rowcount
+            return list(connection.execute(statement).scalars())
+
+    def _told_of(self, runs: Sequence[str]) -> bool:
+        """Wake who waits for these runs, or for work; tell whether there are any."""
+        self._fire(runs)
+        return bool(runs)
+
+    def _fire(self, runs: Iterable[str]) -> None:
+        for run in runs:
+            self._changed.fire(run)
+        self._changed.fire(WORK)
 
     def open_count(self, run: str) -> int:
         """Return how many tasks of a run have not ended."""
@@ -226,14 +314,19 @@ class Tasks:
             return int(connection.execute(query).scalar_one())
 
     def wake(self) -> None:
-        """Wake who waits for a change of any task."""
-        with self._changed:
-            self._changed.notify_all()
+        """Wake everybody who waits here."""
+        self._changed.fire_all()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for a change of any task, or for the time to pass."""
-        with self._changed:
-            self._changed.wait(timeout_s)
+    def mark(self) -> int:
+        """Return a mark for `wait`, to be taken before the look at the tasks."""
+        return self._changed.mark()
+
+    def wait(self, mark: int, timeout_s: float, key: str = WORK) -> None:
+        """Wait for a change since a mark, or for the time to pass.
+
+        `key` is the id of a run, or `WORK` for a change of any.
+        """
+        self._changed.wait(key, mark, timeout_s)
 
 
 def _row(task: Planned, now: str) -> dict[str, Any]:

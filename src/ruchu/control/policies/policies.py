@@ -34,6 +34,8 @@ class Policies:
         self._clock = clock
         self._events = events
         self._listeners: list[Callable[[], None]] = []
+        # Documents that were read before: hundreds are looked at every minute, few ever change.
+        self._parsed: dict[str, PolicyRow] = {}
 
     def listen(self, told: Callable[[], None]) -> None:
         """Call this after every change."""
@@ -43,7 +45,15 @@ class Policies:
         """Return all policies, by name."""
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(POLICIES).order_by(POLICIES.c.name)).all()
-        return [_policy_row(row) for row in rows]
+        found = [self._row(row) for row in rows]
+        self._parsed = {row.id: row for row in found}
+        return found
+
+    def _row(self, row: sa.Row[tuple[object, ...]]) -> PolicyRow:
+        known = self._parsed.get(row.id)
+        if known is not None and (known.version, known.changed) == (row.version, row.changed):
+            return known
+        return _policy_row(row)
 
     def get(self, name: str) -> PolicyRow:
         """Return a policy by its id or its name.
@@ -56,7 +66,7 @@ class Policies:
             found = connection.execute(query.limit(1)).one_or_none()
         if found is None:
             raise NotFound(f"(policy {name[:100]!r})")
-        return _policy_row(found)
+        return self._row(found)
 
     def add(self, policy: Policy) -> PolicyRow:
         """Keep a new policy.

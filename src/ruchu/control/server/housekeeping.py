@@ -1,16 +1,15 @@
 """What a server does by itself now and then: looks, warns, cleans up."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from ruchu.clock import from_text, to_text
-from ruchu.control.alarms import codes
+from ruchu.control.alarms import codes, records
 from ruchu.control.jobs.tables import RUN_EVENTS, RUNS
 from ruchu.control.policies import selecting
-from ruchu.control.policies.selecting import Machine
 from ruchu.control.repeats.tables import REPEATS
 from ruchu.control.schedules import targets
 from ruchu.control.server.services import Services
@@ -82,7 +81,7 @@ class Housekeeping:
         now = services.clock.now()
         # A look a minute at hundreds of policies: what they share is read once.
         alarmed = {each.subject for each in services.alarms.open_alarms() if each.code == _RPO}
-        known: dict[str, list[Machine]] = {}
+        known: dict[str, Sequence[selecting.Machine]] = {}
         for row in services.policies.all():
             policy = row.policy
             if not policy.enabled or not policy.rpo_minutes:
@@ -97,7 +96,8 @@ class Housekeeping:
             since = dict.fromkeys(points, from_text(row.created))
             rpo = timedelta(minutes=policy.rpo_minutes)
             missed = targets.misses(rpo, points, now, since)
-            for name in alarmed.intersection(points).difference(each.name for each in missed):
+            fine = points.keys() - {each.name for each in missed}
+            for name in [each for each in fine if alarmed and _subject(each) in alarmed]:
                 services.alarms.clear(_RPO, name)
             for found in missed:
                 last = f"{found.newest:%Y-%m-%d %H:%M} UTC" if found.newest else "never"
@@ -196,3 +196,8 @@ class Housekeeping:
         with services.database.writing() as connection:
             connection.execute(RUN_EVENTS.delete().where(RUN_EVENTS.c.run.in_(ended)))
             connection.execute(REPEATS.delete().where(REPEATS.c.at < repeats))
+
+
+def _subject(name: str) -> str:
+    """Return the name of a machine as alarms keep it."""
+    return records.clean_text(name, records.SUBJECT_MAX)

@@ -1,11 +1,13 @@
 """Every service of a server, put together in the order in which they need one another."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
 
 from ruchu.clock import Clock, from_text, to_text
 from ruchu.control.accounts.accounts import Accounts
@@ -30,7 +32,7 @@ from ruchu.control.jobs.results import Results
 from ruchu.control.jobs.runs import RunRow, Runs
 from ruchu.control.nodes.hub import Hub, Told
 from ruchu.control.nodes.records import NodeRecords, NodeRow
-from ruchu.control.nodes.tasks import TaskRow, Tasks
+from ruchu.control.nodes.tasks import Progress, TaskRow, Tasks
 from ruchu.control.policies import selecting
 from ruchu.control.policies.policies import Policies, PolicyRow
 from ruchu.control.policies.selecting import Machine
@@ -248,15 +250,28 @@ class Services:
             found[name] = self.vault.get(owner)
         return found
 
-    def _task_told(self, task: TaskRow, events: Sequence[TaskEvent]) -> None:
-        """Take in what a task told: for its history, for live pages, for people."""
+    def _task_told(
+        self, connection: sa.Connection, task: Progress, events: Sequence[TaskEvent]
+    ) -> Callable[[], None]:
+        """Write down what a task told: for its history, for live pages; return the rest to do."""
         rows = [
             {"task": task.id, "at": each.at, "name": each.name, "body": dict(each.body)}
             for each in events
             if each.name != "progress"
         ]
         if rows:
-            self.runs.notes(task.run, rows)
+            self.runs.notes(connection, task.run, rows)
+        body = {"run": task.run, "phase": task.phase, "progress": dict(task.progress)}
+        number = self.events.write(connection, "task", task.id, body)
+
+        def afterwards() -> None:
+            self.events.told(number)
+            self._alarmed(task, events)
+
+        return afterwards
+
+    def _alarmed(self, task: Progress, events: Sequence[TaskEvent]) -> None:
+        """Tell people what a task wants them to know."""
         for each in events:
             if each.name == "alarm":
                 body = each.body
@@ -264,8 +279,6 @@ class Services:
                 code, text = str(body.get("code")), str(body.get("text"))
                 facts = dict(body.get("facts") or {})
                 self.alarms.raise_alarm(code, severity, task.label, text, facts)
-        body = {"run": task.run, "phase": task.phase, "progress": dict(task.progress)}
-        self.events.publish("task", task.id, body)
 
     def _node_changed(self, node: str, name: str, state: str, why: str) -> None:
         self.events.publish("node", node, {"name": name, "state": state, "why": why})
