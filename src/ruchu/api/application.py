@@ -21,6 +21,7 @@ from ruchu.api import (
     routes_policies,
     routes_runs,
     routes_sessions,
+    routes_sites,
     routes_storages,
     routes_system,
     shielding,
@@ -48,6 +49,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     routes_policies.router,
     routes_runs.router,
     routes_definitions.router,
+    routes_sites.router,
     routes_events.router,
     routes_system.router,
 )
@@ -60,6 +62,7 @@ OPEN = frozenset({
     ("GET", f"{PREFIX}/oidc/{{provider}}/begin"),
     ("GET", f"{PREFIX}/oidc/callback"),
     ("GET", f"{PREFIX}/openapi.json"),
+    ("GET", f"{PREFIX}/authority"),
     ("GET", "/healthz"),
 })  # fmt: skip
 

@@ -27,6 +27,7 @@ _STATUSES: tuple[tuple[type[RuchuError], HTTPStatus], ...] = (
     (errors.NeedsApproval, HTTPStatus.CONFLICT),
     (errors.DatabaseUnusable, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.IdentityProviderAway, HTTPStatus.BAD_GATEWAY),
+    (errors.ServerAway, HTTPStatus.BAD_GATEWAY),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.AlreadyExists, HTTPStatus.CONFLICT),
     (errors.PointProtected, HTTPStatus.CONFLICT),

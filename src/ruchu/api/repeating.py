@@ -33,6 +33,7 @@ from ruchu.model.principals import Principal
 KEY_MAX = 200
 # The longest answer to a POST that is worth keeping; nothing here answers more.
 ANSWER_BYTES_MAX = 1 << 20
+_VISIBLE = range(0x21, 0x7F)
 _KEPT_HEADERS = {b"content-type", b"etag", b"location"}
 _NONCE_BYTES = 12
 
@@ -71,10 +72,10 @@ class Repeats:
         if key is None or not proof or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if not 0 < len(key) <= KEY_MAX:
+        if not 0 < len(key) <= KEY_MAX or not all(each in _VISIBLE for each in key):
             refused = problems.answer(
                 HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request",
-                f"(the header Idempotency-Key has 1 to {KEY_MAX} characters)",
+                f"(the header Idempotency-Key has 1 to {KEY_MAX} visible characters of ASCII)",
             )  # fmt: skip
             await refused(scope, receive, send)
             return

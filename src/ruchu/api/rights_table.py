@@ -169,7 +169,15 @@ TABLE: Mapping[str, Need] = {
     "import_definitions": _DEFINES,
     "plan_file": _need(Where.NAMED, Right.OPERATE, Right.CONFIGURE, Right.ACCOUNTS),
     "apply_file": _need(Where.NAMED, Right.OPERATE, Right.CONFIGURE, Right.ACCOUNTS),
+    # Servers below this one; what is passed on takes its own right everywhere.
+    "list_sites": _SEES_ALL,
+    "show_site": _SEES_ALL,
+    "attach_site": _CONFIGURES,
+    "detach_site": _CONFIGURES,
+    "refresh_site": _SEES_ALL,
+    "call_site": _SEES_ALL,
     # The server.
+    "authority": _OPEN,
     "follow_events": _need(Where.ANY, Right.VIEW),
     "health": _OPEN,
     "metrics": _SEES_ALL,

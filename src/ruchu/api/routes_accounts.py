@@ -206,7 +206,7 @@ def enrol_authenticator(services: ServicesOf, by: By) -> Enrolled:
     return Enrolled(secret=found.secret, uri=found.uri)
 
 
-@router.post("/authenticator/confirm", responses=problems.responses(409))
+@router.post("/authenticator/confirm", responses=problems.responses(404, 409))
 def confirm_authenticator(
     services: ServicesOf, by: By, wanted: Annotated[Code, Body()]
 ) -> RecoveryCodes:

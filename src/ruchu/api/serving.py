@@ -141,7 +141,10 @@ def _config(app: Any, face: Face, found: Plane, scratch: Path) -> uvicorn.Config
 
 def _first_line(found: Plane, face: Face, address: Address) -> dict[str, Any]:
     url = f"{'https' if face.secure else 'http'}://{address}"
-    line: dict[str, Any] = {"url": url, "nodes": str(found.nodes_at)}
+    fingerprint = found.services.authority.fingerprint
+    line: dict[str, Any] = {
+        "url": url, "nodes": str(found.nodes_at), "fingerprint": fingerprint,
+    }  # fmt: skip
     if found.first_link is not None:
         line["link"] = f"{url}/first#{found.first_link}"
     return line

@@ -3,10 +3,12 @@
 import asyncio
 import datetime
 import json
+import re
 import shutil
 import subprocess
 
 import httpx
+from jsonschema import Draft202012Validator
 
 from ruchu.api import application, routes_events, shielding
 from ruchu.clock import to_text
@@ -98,10 +100,55 @@ class InProcess(httpx.BaseTransport):
             return answer, await answer.aread()
 
         answer, content = self.runner.run(go())
-        return httpx.Response(answer.status_code, headers=answer.headers, content=content)
+        found = httpx.Response(answer.status_code, headers=answer.headers, content=content)
+        conform(request, found, self.transport.app)
+        return found
 
     def close(self):
         self.runner.close()
+
+
+def conform(request, answer, app, kept={}):  # noqa: B006 - kept from call to call
+    """Hold an answer against the description of the API: status, media type, schema."""
+    if not kept:
+        kept.update(described(app.openapi()))
+    for (method, pattern), answers in kept.items():
+        if method == request.method and pattern.fullmatch(request.url.path):
+            break
+    else:
+        return  # no address of ours
+    if answer.status_code == 500:
+        return  # a bug; the test says whether it wants one
+    assert str(answer.status_code) in answers, (method, request.url.path, answer.text)
+    content = answers[str(answer.status_code)]
+    if not content:
+        assert not answer.content
+        return
+    media = answer.headers["content-type"]
+    known = next(each for each in content if media.partition(";")[0] == each.partition(";")[0])
+    if content[known] is not None:
+        content[known].validate(answer.json())
+
+
+def described(document):
+    """Return validators of all answers, by method and pattern of the address."""
+    found = {}
+    # An address without parameters is meant before one with.
+    for path in sorted(document["paths"], key=lambda each: each.count("{")):
+        pattern = re.compile(re.sub(r"{\w+}", "[^/]+", path))
+        for method, operation in document["paths"][path].items():
+            found[method.upper(), pattern] = {
+                status: {
+                    media: validator(each["schema"], document) if "json" in media else None
+                    for media, each in answer.get("content", {}).items()
+                }
+                for status, answer in operation["responses"].items()
+            }
+    return found
+
+
+def validator(schema, document):
+    return Draft202012Validator({**schema, "components": document["components"]})
 
 
 class World:

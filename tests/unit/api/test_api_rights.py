@@ -104,12 +104,17 @@ REQUESTS = {
     "import_definitions": lambda _: {"json": {"file": "no such file"}},
     "plan_file": lambda _: {"json": {"document": FILE}},
     "apply_file": lambda _: {"json": {"document": FILE, "digest": "0"}},
+    "attach_site": lambda _: {"json": {"name": "far", "url": "http://127.0.0.1:1", "token": "x"}},
+    "show_site": lambda _: {"site": "none"},
+    "detach_site": lambda _: {"site": "none"},
+    "refresh_site": lambda _: {"site": "none"},
+    "call_site": lambda _: {"site": "none", "json": {"method": "GET", "path": "/runs"}},
     "follow_events": lambda _: {"params": {"once": True}},
     "put_settings": lambda _: {"json": {}, "headers": {"If-Match": '"0"'}},
 }  # fmt: skip
 # What is not there for anybody: the right is asked for first.
 ABSENT = {"remove_rule", "remove_channel", "test_channel", "show_provider", "remove_provider",
-          "revoke_token", "revoke_session", "remove_group", "confirm_authenticator"}  # fmt: skip
+          "show_site", "detach_site", "refresh_site", "call_site", "revoke_token", "revoke_session", "remove_group", "confirm_authenticator"}  # fmt: skip
 # Operations that look at something else than the rights of whoever asks.
 REFUSED_FOR_OTHER_REASONS = {
     "change_password": "the account has no password",
