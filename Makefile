@@ -26,7 +26,7 @@ SETUP_INPUTS := Makefile pyproject.toml requirements/build.lock requirements/dev
 SETUP_STAMP := $(VENV)/setup.sha256
 BENCH_STAMP := $(VENV)/bench.sha256
 
-.PHONY: help setup demo run test faults cover lint check bench bench-streams lock clean vm-packages judges
+.PHONY: help setup demo run test faults cover lint check bench bench-streams bench-control lock clean vm-packages judges
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench: setup ## measure Ruchu against its peers: make bench ARGS="--help"
 
 bench-streams: setup ## measure bulk streams beside a plain TLS socket copy
 	@$(BIN)/python -m benchmarks.streams $(ARGS)
+
+bench-control: setup ## measure one server with 50 simulated nodes, 300 policies, 2,000 machines
+	@$(BIN)/python -m benchmarks.control $(ARGS)
 
 # Writes versions and hashes, no addresses: whoever installs decides where from. A release younger
 # than a week is left alone, since most bad uploads are found within days.

@@ -154,3 +154,36 @@ def test_an_order_that_did_not_go_out_waits_for_the_node(tasks):
     tasks.plan([one])
     Dispatcher(tasks, Lines(away=True), lambda names: {}).round()
     assert [row.id for row in tasks.of_node("a" * 32)] == [one.id]
+
+
+def test_work_is_given_out_together_and_only_once(tasks):
+    one, two, three = (planned(priority=n, limits={"k": 2}, nodes=("n",)) for n in (3, 1, 2))
+    tasks.plan([one, two, three])
+    waiting, sent = tasks.claims()
+    assert [claim.id for claim in waiting] == [two.id, three.id, one.id]
+    assert [(c.nodes, c.limits) for c in waiting] == [(["n"], {"k": 2})] * 3
+    assert sent == []
+    tasks.send(two.id, "m")
+    given = tasks.send_all([(one.id, "n"), (two.id, "n"), (three.id, "n")])
+    assert [(row.id, row.node, row.state) for row in given] == [
+        (one.id, "n", SENT), (three.id, "n", SENT)
+    ]  # fmt: skip
+    waiting, sent = tasks.claims()
+    assert waiting == []
+    assert [(claim.id, claim.node) for claim in sent] == [
+        (two.id, "m"), (three.id, "n"), (one.id, "n")
+    ]  # fmt: skip
+
+
+def test_whoever_waits_hears_of_the_tasks_of_its_run_and_of_work(tasks):
+    one, other = planned(), planned(run="s" * 32)
+    tasks.plan([one, other])
+    tasks.send(one.id, "n")
+    mark = tasks.mark()
+    tasks.end("n", Ending(one.id, 1, AT, Outcome.SUCCEEDED, {}))
+    before = tasks.mark()
+    assert before > mark
+    # They return at once, or the test takes a minute and fails.
+    tasks.wait(mark, 60.0, one.run)
+    tasks.wait(mark, 60.0)
+    tasks.wait(before, 0.0, other.run)

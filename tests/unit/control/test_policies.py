@@ -1,7 +1,10 @@
 """Policies: documents checked, versions, selection by rule, and who is unprotected."""
 
+import datetime
+
 import pytest
 
+from ruchu.clock import to_text
 from ruchu.control.events.stream import Events
 from ruchu.control.inventory.inventory import Inventory
 from ruchu.control.policies import documents, selecting
@@ -149,3 +152,51 @@ def test_machines_are_paged_by_name(database, clock):
         seen += [(row.name, row.id) for row in page]
         after = f"{page[-1].name}/{page[-1].id}/{page[-1].platform}"
     assert seen == sorted((row["name"], row["id"]) for row in rows)
+
+
+def listed(name, state="running"):
+    return {"id": f"id-{name}", "name": name, "state": state, "tags": ["prod"]}
+
+
+def test_a_listing_replaces_the_one_before(database, clock):
+    inventory = Inventory(database, clock, Events(database, clock))
+    inventory.add("kvm", "qemu:///system")
+    assert inventory.machines("kvm") == []
+    inventory.saw("kvm", [listed("a"), listed("b"), listed("c")])
+    first = inventory.machines("kvm")
+    assert [row.name for row in first] == ["a", "b", "c"]
+    clock.move(datetime.timedelta(seconds=1))
+    inventory.saw("kvm", [listed("a"), listed("b", "shut off"), listed("d")])
+    second = inventory.machines("kvm")
+    assert [(row.name, row.state) for row in second] == [
+        ("a", "running"), ("b", "shut off"), ("d", "running")
+    ]  # fmt: skip
+    assert {row.seen for row in second} == {to_text(clock.now())}
+    assert second == inventory.machines()
+    # What is remembered is not the caller's to change, and ends with the platform.
+    inventory.machines("kvm").clear()
+    assert inventory.machines("kvm") == second
+    inventory.remove("kvm", inventory.platform("kvm").version)
+    assert inventory.machines("kvm") == []
+
+
+def test_names_are_chosen_as_rules_choose(rng):
+    machines = [machine(f"vm-{number}") for number in range(50)]
+    for _ in range(20):
+        names = tuple(rng.choice([f"vm-{n}", f"id-vm-{n}"]) for n in rng.sample(range(60), 20))
+        left = (f"vm-{rng.randrange(50)}", "vm-1?")
+        selection = Selection("kvm", names, excluded=left)
+        expected = [each for each in machines if selecting.selects(selection, each)]
+        expected.sort(key=lambda each: each.name)
+        assert selecting.selected(selection, machines) == expected
+        policy = Policy("p", selection, "main")
+        free = [each for each in machines if each not in expected]
+        assert selecting.unprotected(machines, [policy]) == free
+
+
+def test_a_policy_that_was_read_before_is_read_anew_when_it_changes(policies):
+    row = policies.add(documents.from_document(DOCUMENT))
+    assert policies.all() == [row]
+    changed = policies.enable(row.id, enabled=False)
+    assert policies.all() == [changed] == [policies.get(row.id)]
+    assert changed.policy.enabled is False

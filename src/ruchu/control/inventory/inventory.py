@@ -62,6 +62,9 @@ class Inventory:
         self._database = database
         self._clock = clock
         self._events = events
+        # By platform: when it was listed, and what was on it then. A listing with another moment
+        # is another listing.
+        self._listed: dict[str, tuple[str, list[MachineRow]]] = {}
 
     def platforms(self) -> list[PlatformRow]:
         """Return all platforms, by name."""
@@ -132,6 +135,7 @@ class Inventory:
             if not connection.execute(PLATFORMS.delete().where(mine)).rowcount:
                 raise Stale(f"(platform {row.name})")
             connection.execute(MACHINES.delete().where(MACHINES.c.platform == row.name))
+        self._listed.pop(row.name, None)
         self._events.publish("platform.removed", row.id, {"name": row.name})
 
     def saw(self, platform: str, machines: Sequence[Mapping[str, Any]]) -> None:
@@ -156,10 +160,19 @@ class Inventory:
     def machines(self, platform: str = "") -> list[MachineRow]:
         """Return all machines, or those of one platform, by name."""
         query = sa.select(MACHINES).order_by(MACHINES.c.name, MACHINES.c.id)
-        if platform:
-            query = query.where(MACHINES.c.platform == platform)
+        seen = None
         with self._database.reading() as connection:
-            return [MachineRow(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001
+            if platform:
+                query = query.where(MACHINES.c.platform == platform)
+                when = sa.select(PLATFORMS.c.seen).where(PLATFORMS.c.name == platform)
+                seen = connection.execute(when).scalar()
+                listed, rows = self._listed.get(platform, (None, []))
+                if seen is not None and listed == seen:
+                    return list(rows)
+            rows = [MachineRow(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001
+        if seen is not None:
+            self._listed[platform] = seen, rows
+        return list(rows)
 
     def page(
         self, text: str, platform: str, after: str, limit: int,

@@ -69,22 +69,20 @@ class Results:
             self._verified(task, result)
 
     def _backup(self, run: RunRow, task: TaskRow, result: Mapping[str, Any]) -> None:
-        platform = str(task.body.get("platform", ""))
-        for machine in result.get("machines", ()):
-            name = str(machine["machine"])
-            if machine.get("ok"):
-                point = {**machine, "name": name, "platform": platform}
-                self._catalogue.took(point, policy=run.policy, run=run.id)
-                self._watch.saved(point)
-                self._alarms.clear("backup-failed", name)
-                self._alarms.clear("rpo-missed", name)
-        self._removed(str(task.body.get("storage", "")), result)
+        platform, storage = str(task.body.get("platform", "")), str(task.body.get("storage", ""))
+        made = [
+            {**machine, "name": str(machine["machine"]), "platform": platform}
+            for machine in result.get("machines", ())
+            if machine.get("ok")
+        ]
+        self._catalogue.changed(storage, made, _gone(result), policy=run.policy, run=run.id)
+        for point in made:
+            self._watch.saved(point)
+            self._alarms.clear("backup-failed", point["name"])
+            self._alarms.clear("rpo-missed", point["name"])
 
     def _removed(self, storage: str, result: Mapping[str, Any]) -> None:
-        lists = [*result.get("retention", ()), *result.get("chains", ())]
-        gone = [point for each in lists for point in (*each.get("remove", ()),
-                                                      *each.get("points", ()))]  # fmt: skip
-        if gone:
+        if gone := _gone(result):
             self._catalogue.removed(storage, gone)
 
     def _evacuated(self, task: TaskRow) -> None:
@@ -120,3 +118,11 @@ class Results:
             self._alarms.raise_alarm(code, Severity.ERROR, run.name, run.reason, facts)
         elif run.state == states.SUCCEEDED:
             self._alarms.clear(code, run.name)
+
+
+def _gone(result: Mapping[str, Any]) -> list[str]:
+    """Return the points that a result says are removed."""
+    lists = [*result.get("retention", ()), *result.get("chains", ())]
+    return [
+        point for each in lists for point in (*each.get("remove", ()), *each.get("points", ()))
+    ]  # fmt: skip

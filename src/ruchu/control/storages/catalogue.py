@@ -140,10 +140,24 @@ class Catalogue:
 
     def took(self, point: Mapping[str, Any], *, policy: str | None, run: str) -> None:
         """Take in a point that a run made."""
-        row = _values(point) | {"policy": policy, "run": run}
+        self.changed(str(point["storage"]), [point], (), policy=policy, run=run)
+
+    def changed(
+        self, storage: str, made: Sequence[Mapping[str, Any]], gone: Sequence[str], *,
+        policy: str | None, run: str,
+    ) -> None:  # fmt: skip
+        """Take in the points that a run made and removed, all at once."""
+        rows = [_values(point) | {"policy": policy, "run": run} for point in made]
+        number = 0
         with self._database.writing() as connection:
-            _put(connection, [row])
-        self._events.publish("point", row["id"], {"name": row["name"], "kind": row["kind"]})
+            _put(connection, rows)
+            _remove(connection, storage, gone)
+            for row in rows:
+                body = {"name": row["name"], "kind": row["kind"]}
+                number = self._events.write(connection, "point", row["id"], body)
+            if gone:
+                number = self._events.write(connection, "points", storage, {"removed": len(gone)})
+        self._events.told(number)
 
     def saw(
         self, storage: str, points: Sequence[Mapping[str, Any]], known: Sequence[str] | None = None
