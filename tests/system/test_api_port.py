@@ -157,7 +157,7 @@ def test_no_path_leads_out(server, target):
     "header",
     [
         "X-A: b\r\n\r\nGET /api/v1/users HTTP/1.1\r\nHost: x",
-        "If-Match: \"1\"\r\nX-B: c",
+        'If-Match: "1"\r\nX-B: c',
         "User-Agent: \x1b[31mred\x07",
         "Idempotency-Key: \xff\xfe",
         "Last-Event-ID: 9999999999999999999999",

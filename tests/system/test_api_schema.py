@@ -201,7 +201,7 @@ def test_everything_is_as_it_is_described(server, schema):
                 # There is no way to ask it wrongly.
                 assert mode is GenerationMode.NEGATIVE
                 whole.add(name)
-            except (FailureGroup, Exception) as error:  # all of it is shown in the end
+            except (FailureGroup, Exception) as error:  # noqa: BLE001 - all of it is shown
                 wrong[f"{name} {mode.value}"] = str(error)
     assert not wrong, "\n\n".join(f"{name}: {text[:2000]}" for name, text in wrong.items())
     assert not {name for name in whole if takes_something(found[name])}

@@ -128,8 +128,8 @@ def used_in_bodies(document, name, seen=()):
         body = each.get("requestBody", {}).get("content", {}).get(JSON, {}).get("schema", {})
         if reference in repr(body):
             return True
-    for other, schema in document["components"]["schemas"].items():
-        if other not in {name, *seen} and reference in repr(schema.get("properties")):
-            if used_in_bodies(document, other, (*seen, name)):
-                return True
-    return False
+    return any(
+        used_in_bodies(document, other, (*seen, name))
+        for other, schema in document["components"]["schemas"].items()
+        if other not in {name, *seen} and reference in repr(schema.get("properties"))
+    )
