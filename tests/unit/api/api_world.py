@@ -8,13 +8,14 @@ import shutil
 import subprocess
 
 import httpx
+import pytest
 from jsonschema import Draft202012Validator
 
 from ruchu.api import application, routes_events, shielding
 from ruchu.clock import to_text
-from ruchu.control.accounts import sessions
+from ruchu.control.accounts import accounts, sessions
 from ruchu.control.accounts.groups import Group, Quota
-from ruchu.control.accounts.passwords import Costs
+from ruchu.control.accounts.passwords import Costs, Hasher
 from ruchu.control.accounts.sessions import Origin
 from ruchu.control.accounts.tokens import NewToken
 from ruchu.control.accounts.users import Profile
@@ -159,7 +160,9 @@ class World:
         self.directory = directory
         self.clock = ManualClock()
         self.database = Database(sqlite_url(directory / "ruchu.db"))
-        self.services = QuickServices(ServerState(directory), self.clock, self.database)
+        with pytest.MonkeyPatch.context() as patch:  # no password costs a tenth of a second
+            patch.setattr(accounts, "Hasher", lambda: Hasher(CHEAP))
+            self.services = QuickServices(ServerState(directory), self.clock, self.database)
         self.told = []
         kept = directory / "words.json"
         self.words = json.loads(kept.read_text()) if kept.exists() else {}

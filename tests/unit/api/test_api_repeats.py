@@ -97,7 +97,7 @@ def test_signing_in_is_never_answered_again(world):
 
 
 def test_keys_have_a_length(admin):
-    for key in ("", "x" * 201, "a b", b"caf\xe9"):
+    for key in ("", "x" * 201, "a b", b"\xe9"):
         answer = admin.post("/runs", json=RUN, headers={"Idempotency-Key": key})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
 
