@@ -143,7 +143,7 @@ def call(server, case):
     headers = {"Authorization": server.client.headers["Authorization"]}
     while True:
         answer = case.call(headers=headers, timeout=60)
-        if answer.status_code != 429 or answer.json()["code"] != "too-many":
+        if answer.status_code != 429 or answer.json()["code"] != "too-fast":
             return answer
         time.sleep(0.5)
 

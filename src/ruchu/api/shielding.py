@@ -103,7 +103,7 @@ class Shield:
         client = scope.get("client")
         if not self._rate.take(client[0] if client else ""):
             return problems.answer(
-                HTTPStatus.TOO_MANY_REQUESTS, "too-many", "Too many requests.", retry=True,
+                HTTPStatus.TOO_MANY_REQUESTS, "too-fast", "Too many requests.", retry=True,
                 headers={"Retry-After": "1"},
             )  # fmt: skip
         if _length(scope) > BODY_BYTES_MAX:

@@ -99,7 +99,7 @@ def test_too_many_requests_are_refused_for_each_address(world):
     for _ in range(int(shielding.BURST)):
         assert admin.get("/nothing").status_code == 404
     refused = admin.get("/about")
-    problem(refused, 429, "too-many")
+    problem(refused, 429, "too-fast")
     assert refused.headers["retry-after"] == "1"
     assert world.client(address="192.0.2.9").get("/about").status_code == 200
     world.clock.sleep(1.0)
