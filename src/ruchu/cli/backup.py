@@ -138,14 +138,15 @@ def vm(
         )
     found = [machine_backups.machine_fields(result, storage) for result in results]
     for each in found:
-        _tell_machine(each, quiet=json)
+        tell_machine(each, quiet=json)
     if json:
         output.document(found)
     if status := machine_backups.exit_status(results):
         raise typer.Exit(status)
 
 
-def _tell_machine(done: dict[str, Any], *, quiet: bool) -> None:
+def tell_machine(done: dict[str, Any], *, quiet: bool) -> None:
+    """Say how the backup of a machine went."""
     if not done["ok"]:
         output.note(f"ruchu: {done['machine']}: {done['error']['message']}")
         for key in ("hint", "traceback"):

@@ -12,6 +12,7 @@ from ruchu.cli import (
     backup,
     cancelling,
     coercion,
+    definitions,
     export,
     files,
     guard,
@@ -20,8 +21,14 @@ from ruchu.cli import (
     mount,
     node,
     output,
+    plan,
     platform,
     points,
+    remote,
+    remote_groups,
+    remote_login,
+    remote_sites,
+    remote_target,
     restore,
     retention,
     run,
@@ -58,6 +65,17 @@ app.command("node")(node.node)
 app.command("guard")(guard.guard)
 app.command("doctor")(host.doctor)
 app.command("selftest")(host.selftest)
+app.command("login")(remote_login.login)
+app.add_typer(remote_groups.policies, name="policy")
+app.add_typer(remote_groups.runs, name="runs")
+app.add_typer(remote_groups.nodes, name="nodes")
+app.add_typer(remote_groups.alarms, name="alarms")
+app.add_typer(remote_sites.sites, name="sites")
+app.add_typer(definitions.app, name="definitions")
+app.command("plan")(plan.plan)
+app.command("apply")(plan.apply)
+app.command("drift")(plan.drift)
+remote.route(app)
 
 
 def _version(value: bool) -> None:
@@ -72,13 +90,26 @@ def options(
     state: Annotated[
         Path | None, typer.Option("--state", help="Directory of the local state (RUCHU_STATE).")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", help="A server does it (RUCHU_SERVER)."),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with a token (RUCHU_TOKEN).")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Certificates that vouch for the server.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")
     ] = False,
 ) -> None:
     """Back up, restore and check machines and disks."""
     del version
-    context.obj = Session(state if state is not None else default_directory())
+    directory = state if state is not None else default_directory()
+    target = remote_target.target(server, token_file, ca_file, directory)
+    remote_target.CHOSEN.target = target
+    context.obj = Session(directory, target=target)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import typer
 from ruchu.cli.cancelling import CANCELLATION, Cancellation
 
 if TYPE_CHECKING:
+    from ruchu.cli.remote_target import Target
     from ruchu.operations.platforms import Platforms
     from ruchu.operations.registry import Registry
     from ruchu.operations.storages import Storages
@@ -22,6 +23,8 @@ class Session:
 
     directory: Path
     cancellation: Cancellation = CANCELLATION
+    # The server that carries commands out (`cli.remote`); None: this host does.
+    target: "Target | None" = None
 
     @property
     def registry(self) -> "Registry":

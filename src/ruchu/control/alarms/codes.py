@@ -139,6 +139,14 @@ TABLE = (
         "请检查其地址、凭据以及相关节点的网络。",
     ),
     AlarmCode(
+        "site-away",
+        ERROR,
+        "Server {subject} does not answer",
+        "站点服务器 {subject} 无响应",
+        "Check that server and the network; what is shown of it is how it was seen last.",
+        "请检查该服务器和网络；所显示的是最后一次获取的状态。",
+    ),
+    AlarmCode(
         "storage-gone",
         CRITICAL,
         "Storage {subject} cannot be reached",

@@ -16,6 +16,7 @@ from ruchu.control.repeats import tables as _repeats
 from ruchu.control.reports import tables as _reports
 from ruchu.control.schedules import tables as _schedules
 from ruchu.control.settings import tables as _settings
+from ruchu.control.sites import tables as _sites
 from ruchu.control.storages import tables as _storages
 from ruchu.control.vault import tables as _vault
 
@@ -39,4 +40,5 @@ _ = (
     _storages,
     _repeats,
     _definitions,
+    _sites,
 )

@@ -19,6 +19,7 @@ from ruchu.control.server.embedded import EmbeddedNode
 from ruchu.control.server.housekeeping import Housekeeping
 from ruchu.control.server.services import Services
 from ruchu.control.server.state import ServerState
+from ruchu.control.sites.sites import SiteWatch
 from ruchu.wire.calling import Address
 from ruchu.wire.listener import Listener
 
@@ -131,6 +132,8 @@ def _threads(
     yield watch.begin, watch.close
     house = Housekeeping(services, settings.tell)
     yield house.begin, house.close
+    sites = SiteWatch(services.sites, settings.tell)
+    yield sites.begin, sites.close
     if settings.embedded:
         address = Address(_reachable(listener.address.host), listener.address.port)
         fingerprint = services.authority.fingerprint

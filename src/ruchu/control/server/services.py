@@ -46,6 +46,7 @@ from ruchu.control.server.quotas import Quotas
 from ruchu.control.server.scheduling import ScheduledRuns
 from ruchu.control.server.state import ServerState
 from ruchu.control.settings.settings import Settings
+from ruchu.control.sites.sites import Sites
 from ruchu.control.storages.catalogue import Catalogue
 from ruchu.control.storages.storages import StorageDefinitions
 from ruchu.control.vault import keys
@@ -99,6 +100,7 @@ class Services:
     admission: Admission = field(init=False)
     acts: Acts = field(init=False)
     defining: Defining = field(init=False)
+    sites: Sites = field(init=False)
     quotas: Quotas = field(init=False)
     # Set while the server listens.
     listener: Listener | None = None
@@ -132,6 +134,7 @@ class Services:
         )  # fmt: skip
         self.acts.register()
         self._of_definitions()
+        self.sites = Sites(database, clock, self.events, self.vault, self.alarms)
 
     def _of_nodes(self, database: Database, clock: Clock) -> None:
         self.nodes = NodeRecords(database, clock)
