@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ruchu.control.audit.trail import DONE, FAILED, REQUESTED
 from ruchu.control.server.services import Services
-from ruchu.errors import RuchuError
+from ruchu.errors import NeedsApproval, RuchuError
 from ruchu.model.principals import Principal
 
 
@@ -19,6 +20,8 @@ def recorded(
         yield
     except RuchuError as error:
         more = {**(facts or {}), "error": error.code}
-        services.trail.record(by.actor, action, subject, "failed", more)
+        # What waits for a second person did not fail.
+        outcome = REQUESTED if isinstance(error, NeedsApproval) else FAILED
+        services.trail.record(by.actor, action, subject, outcome, more)
         raise
-    services.trail.record(by.actor, action, subject, "done", facts or {})
+    services.trail.record(by.actor, action, subject, DONE, facts or {})

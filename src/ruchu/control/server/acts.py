@@ -198,17 +198,17 @@ class Acts:
         mine = self._machines(wanted)
         for other in others:
             same = other.storage == wanted.storage and other.enabled
-            if same and (lines := keeps_less(other, wanted)) and mine & self._machines(other):
+            lines = keeps_less(other, wanted) if same else []
+            if lines and any(selecting.selects(other.selection, each) for each in mine):
                 found += [f"Machines of the policy {other.name}, too: {line}" for line in lines]
         return found[:LOSSES_MAX]
 
-    def _machines(self, policy: Policy) -> set[tuple[str, str]]:
-        rows = self.inventory.machines(policy.selection.platform)
+    def _machines(self, policy: Policy) -> list[Machine]:
         machines = [
             Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
-            for row in rows
+            for row in self.inventory.machines(policy.selection.platform)
         ]
-        return {(each.platform, each.id) for each in selecting.selected(policy.selection, machines)}
+        return selecting.selected(policy.selection, machines)
 
     def _shorten(self, request: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         if "retention" in arguments:
