@@ -11,7 +11,7 @@ from pathlib import Path
 from ruchu.api import serving
 from ruchu.api.serving import Face
 from ruchu.control.jobs import attempts, starter
-from ruchu.control.nodes import dispatch, watching
+from ruchu.control.nodes import dispatch, intake, watching
 from ruchu.control.schedules import scheduler
 from ruchu.control.schedules.lateness import Lateness
 from ruchu.control.server import housekeeping
@@ -21,7 +21,8 @@ from ruchu.wire.calling import Address
 
 _PACES = [
     (scheduler, "LOOK_S"), (starter, "ROUND_S"), (dispatch, "ROUND_S"), (watching, "ROUND_S"),
-    (attempts, "ROUND_S"), (housekeeping, "ROUND_S"),
+    (attempts, "ROUND_S"), (housekeeping, "ROUND_S"), (starter, "GATHER_S"),
+    (dispatch, "GATHER_S"), (intake, "EVENTS_S"), (intake, "ENDING_S"),
 ]  # fmt: skip
 
 

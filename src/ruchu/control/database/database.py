@@ -16,8 +16,10 @@ from ruchu.errors import DatabaseUnusable, UsageError
 BUSY_LIMIT_S = 30
 # Requests, runs and nodes that are served at the same time; more wait for their turn.
 _CONNECTIONS, _CONNECTIONS_MORE = 8, 24
-# SQLite's cache of pages for a connection, in KiB.
-_SQLITE_CACHE_KIB = 8192
+# SQLite's connections are files: opening one costs more than most queries, so all are kept.
+_SQLITE_CONNECTIONS = 32
+# SQLite's cache of pages for a connection, in KiB; the kernel caches the file for all of them.
+_SQLITE_CACHE_KIB = 2048
 
 
 class Database:
@@ -101,11 +103,12 @@ def _parsed(text: str) -> sa.URL:
 
 
 def _engine(url: sa.URL, *, sqlite: bool) -> sa.Engine:
-    options: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": _CONNECTIONS_MORE}
     if not sqlite:
+        options: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": _CONNECTIONS_MORE}
         # A connection that a firewall has dropped is found before it is used.
         engine = sa.create_engine(url, pool_pre_ping=True, **options)
         return engine.execution_options(isolation_level="REPEATABLE READ")
+    options = {"pool_size": _SQLITE_CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_LIMIT_S}, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

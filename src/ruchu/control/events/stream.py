@@ -78,6 +78,21 @@ class Events:
             connection.execute(EVENTS.delete().where(EVENTS.c.number <= number - KEPT))
         return number
 
+    def write_all(
+        self, connection: sa.Connection, name: str, bodies: Mapping[str, Mapping[str, Any]]
+    ) -> int:
+        """Write an event for each of some subjects, as `write` does; return the last number."""
+        at = to_text(self._clock.now())
+        rows = [
+            {"at": at, "name": name, "subject": subject, "body": dict(body)}
+            for subject, body in bodies.items()
+        ]
+        connection.execute(EVENTS.insert(), rows)
+        number = int(connection.execute(sa.select(sa.func.max(EVENTS.c.number))).scalar_one())
+        if number // _TRIM_EVERY != (number - len(rows)) // _TRIM_EVERY:
+            connection.execute(EVENTS.delete().where(EVENTS.c.number <= number - KEPT))
+        return number
+
     def told(self, number: int) -> None:
         """Wake who follows: an event up to this number is committed."""
         with self._changed:

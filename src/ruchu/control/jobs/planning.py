@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from ruchu.control.inventory.inventory import Inventory, PlatformRow
+from ruchu.control.inventory.inventory import Inventory, MachineRow, PlatformRow
 from ruchu.control.jobs.runs import RunRow
 from ruchu.control.nodes.tasks import Planned
 from ruchu.control.policies import documents, selecting
-from ruchu.control.policies.selecting import Machine
 from ruchu.control.storages.catalogue import Catalogue, PointRow
 from ruchu.control.storages.storages import StorageDefinitions, StorageRow
 from ruchu.errors import NotFound, RuchuError, UsageError
@@ -139,11 +138,7 @@ def _plan_backup(planner: Planner, run: RunRow) -> Plan:
     problems = _refreshed(planner, platform)
     if planner.quotas is not None:
         planner.quotas.check_backup(policy, run)
-    rows = planner.inventory.machines(platform.name)
-    machines = [
-        Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
-        for row in rows
-    ]
+    machines = planner.inventory.machines(platform.name)
     only = set(run.body.get("machines") or ())
     chosen = [
         each
@@ -200,7 +195,7 @@ def _backup_task(
     run: RunRow,
     policy: Policy,
     places: tuple[PlatformRow, StorageRow],
-    work: tuple[dict[str, Any], list[Machine]],
+    work: tuple[dict[str, Any], list[MachineRow]],
 ) -> Planned:
     (platform, storage), (body, machines) = places, work
     label = machines[0].name if len(machines) == 1 else policy.name

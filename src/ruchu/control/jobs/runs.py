@@ -1,5 +1,6 @@
 """Runs: created, followed, asked to stop; every change is an event of their history."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -224,15 +225,21 @@ class Runs:
             if count < EVENTS_MAX:
                 _note(connection, run, to_text(self._clock.now()), name, body, task)
 
-    def notes(self, connection: sa.Connection, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add events that a task told, within the caller's transaction.
+    def notes(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add events that tasks told, within the caller's transaction.
 
-        Each has `task`, `at`, `name`, `body`.
+        Each has `run`, `task`, `at`, `name`, `body`.
         """
-        count = connection.execute(
-            sa.select(sa.func.count()).where(RUN_EVENTS.c.run == run)
-        ).scalar_one()
-        kept = [{"run": run, **row} for row in rows[: max(0, EVENTS_MAX - count)]]
+        runs = {row["run"] for row in rows}
+        query = sa.select(RUN_EVENTS.c.run, sa.func.count()).where(RUN_EVENTS.c.run.in_(runs))
+        counts: Counter[str] = Counter(
+            dict(connection.execute(query.group_by(RUN_EVENTS.c.run)).tuples().all())
+        )
+        kept = []
+        for row in rows:
+            counts[row["run"]] += 1
+            if counts[row["run"]] <= EVENTS_MAX:
+                kept.append(dict(row))
         if kept:
             connection.execute(RUN_EVENTS.insert(), kept)
 

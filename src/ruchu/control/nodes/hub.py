@@ -3,20 +3,19 @@
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import sqlalchemy as sa
 
 from ruchu import __version__
 from ruchu.clock import Clock, to_text
 from ruchu.control.nodes.dispatch import SecretsOf, order_of
+from ruchu.control.nodes.intake import Heard, Intake
 from ruchu.control.nodes.records import NodeRecords, NodeRow
 from ruchu.control.nodes.states import HEARTBEAT_S, NodeState, state_of
-from ruchu.control.nodes.tasks import Progress, TaskRow, Tasks
+from ruchu.control.nodes.tasks import TaskRow, Tasks
 from ruchu.errors import NodeAway, NotFound, Refused, WireError
 from ruchu.model.ids import is_id
-from ruchu.model.tasks import Order, Severity, TaskEvent
+from ruchu.model.tasks import Order, Severity
 from ruchu.wire import messages
 from ruchu.wire.authority import Authority, Certificates
 from ruchu.wire.links import Link
@@ -24,9 +23,8 @@ from ruchu.wire.messages import Hello, Welcome
 
 # Alarms that nodes take back by themselves.
 _TAKEN_BACK = ("guard-ended", "guard-hung", "guard-unsupported")
-# Live pages show progress that is as old as this; a node tells it every two seconds.
-PROGRESS_EVERY_S = 5.0
-
+# That nodes live is written down for all of them together, so often.
+BEATS_S = 2.0
 RaiseAlarm = Callable[[str, Severity, str, str, Mapping[str, Any]], None]
 ClearAlarm = Callable[[str, str], None]
 
@@ -38,26 +36,14 @@ class Told:
     Attributes:
         alarm: raises an alarm: code, severity, subject, text, facts.
         clear: clears one: code, subject.
-        events: writes new events of a task down, in order, in the transaction that takes them in;
-            returns what is to be done once it is over.
+        events: writes new events of a task down.
         changed: hears of a node that came or went: id, name, state, why.
     """
 
     alarm: RaiseAlarm
     clear: ClearAlarm
-    events: Callable[[sa.Connection, Progress, Sequence[TaskEvent]], Callable[[], None]]
+    events: Heard
     changed: Callable[[str, str, str, str], None]
-
-
-_Attempt = tuple[str, int]
-
-
-@dataclass(slots=True)
-class _Held:
-    """Progress that was told and not written down yet, and until when it is held."""
-
-    events: list[TaskEvent] = field(default_factory=list)
-    until: float = float("-inf")
 
 
 class Hub:
@@ -75,8 +61,18 @@ class Hub:
         self._clock = clock
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
-        # By node. What is held was not acknowledged: the node tells it again if we forget it.
-        self._held: dict[str, dict[_Attempt, _Held]] = {}
+        self._intake = Intake(tasks, told.events, clock)
+        # By node: when it was heard of last, and its load, as far as that is not written down.
+        self._beats: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self._beaten = float("-inf")
+
+    def begin(self) -> None:
+        """Write down what nodes tell, from now on."""
+        self._intake.begin()
+
+    def close(self) -> None:
+        """Write down what was told, and no more."""
+        self._intake.close()
 
     # What the listener asks.
 
@@ -113,7 +109,6 @@ class Hub:
         self._records.seen(link.node, release=hello.release, problem="", facts=dict(hello.facts))
         with self._lock:
             self._links[link.node] = link
-            self._held[link.node] = {}
         for code in ("node-lost", "node-incompatible"):
             self._told.clear(code, row.name)
         self._send_missing(link, hello)
@@ -141,56 +136,15 @@ class Hub:
         """Take in what a node says."""
         match message:
             case messages.TaskEvents():
-                self._events(link, message.events)
+                self._intake.events(link, message.events)
             case messages.TaskEnding():
-                self._ending(link, message)
+                self._intake.ending(link, message.ending)
             case messages.Heartbeat():
-                self._records.seen(link.node, load=dict(message.load))
+                self._beat(link.node, message.load)
             case messages.NodeAlarm():
                 self._alarm_of_node(link, message)
             case _:
                 link.close("it said what only opens a connection")
-
-    def _events(self, link: Link, events: Sequence[TaskEvent]) -> None:
-        """Take in events; each run of one attempt is acknowledged up to its last."""
-        by_attempt: dict[tuple[str, int], list[TaskEvent]] = {}
-        for event in events:
-            by_attempt.setdefault((event.task, event.attempt), []).append(event)
-        for attempt, told in by_attempt.items():
-            held = self._held_of(link).setdefault(attempt, _Held())
-            held.events += told
-            now = self._clock.monotonic()
-            quiet = now < held.until and len(held.events) < messages.EVENTS_MAX
-            if quiet and all(event.name == "progress" for event in told):
-                continue
-            self._take_in(link.node, held.events)
-            link.send(messages.Acknowledge(*attempt, told[-1].number, ended=False))
-            held.events, held.until = [], now + PROGRESS_EVERY_S
-
-    def _take_in(self, node: str, told: Sequence[TaskEvent]) -> None:
-        afterwards: list[Callable[[], None]] = []
-
-        def write(connection: sa.Connection, task: Progress, new: Sequence[TaskEvent]) -> None:
-            afterwards.append(self._told.events(connection, task, new))
-
-        self._tasks.tell(node, told, write)
-        for each in afterwards:
-            each()
-
-    def _held_of(self, link: Link) -> dict[_Attempt, _Held]:
-        with self._lock:
-            held = self._held.setdefault(link.node, {})
-        if len(held) > messages.TASKS_MAX:
-            held.clear()
-        return held
-
-    def _ending(self, link: Link, message: messages.TaskEnding) -> None:
-        ending = message.ending
-        held = self._held_of(link).pop((ending.task, ending.attempt), _Held())
-        self._tasks.end(link.node, ending, held.events)
-        task = self._tasks.get(ending.task)
-        number = task.number if task is not None else 0
-        link.send(messages.Acknowledge(ending.task, ending.attempt, number, ended=True))
 
     def _alarm_of_node(self, link: Link, message: messages.NodeAlarm) -> None:
         """Tell people, then the node that it is known: until then it sends it again."""
@@ -208,12 +162,26 @@ class Hub:
         if is_id(identity):
             link.send(messages.Acknowledge(str(identity), 1, 0, ended=True))
 
+    def _beat(self, node: str, load: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._beats[node] = to_text(self._clock.now()), dict(load)
+            due = self._clock.monotonic() - self._beaten >= BEATS_S
+        if due:
+            self.note_beats()
+
+    def note_beats(self) -> None:
+        """Write down which nodes were heard of."""
+        with self._lock:
+            beats, self._beats = self._beats, {}
+            self._beaten = self._clock.monotonic()
+        if beats:
+            self._records.heard(beats)
+
     def disconnected(self, link: Link, why: str) -> None:
         """Learn that a node is gone."""
         with self._lock:
             if self._links.get(link.node) is link:
                 del self._links[link.node]
-                self._held.pop(link.node, None)
         try:
             row = self._records.get(link.node)
         except NotFound:

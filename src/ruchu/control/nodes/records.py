@@ -171,6 +171,13 @@ class NodeRecords:
         """Note that a node lives, and what it says of itself: `facts`, `load`, `release`."""
         self._update(node, last_seen=to_text(self._clock.now()), **values)
 
+    def heard(self, beats: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+        """Note when nodes were heard of, and their load; one that was removed is left out."""
+        with self._database.writing() as connection:
+            for node, (at, load) in beats.items():
+                values = {"last_seen": at, "load": dict(load)}
+                connection.execute(NODES.update().where(NODES.c.id == node).values(values))
+
     def _update(self, node: str, **values: Any) -> None:
         with self._database.writing() as connection:
             done = connection.execute(NODES.update().where(NODES.c.id == node).values(values))

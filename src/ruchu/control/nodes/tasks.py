@@ -98,8 +98,25 @@ class Progress:
     progress: Mapping[str, Any]
 
 
-Within = Callable[[sa.Connection, Progress, Sequence[TaskEvent]], None]
-"""Writes down what a task told, in the transaction that takes it in."""
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What a node told of one attempt: events in their order, and how it ended if it did."""
+
+    node: str
+    events: Sequence[TaskEvent]
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is new of a task: how far it is now, and what it told, in its order."""
+
+    task: Progress
+    events: Sequence[TaskEvent]
+
+
+Within = Callable[[sa.Connection, Sequence[News]], None]
+"""Writes down what tasks told, in the transaction that takes it in."""
 
 # The key of whoever waits for work that can be given out.
 WORK = "work"
@@ -238,49 +255,42 @@ class Tasks:
         self._fire([run])
         return [row for row in self.of_run(run) if row.state == SENT]
 
-    def tell(
-        self, node: str, events: Sequence[TaskEvent], within: Within | None = None
-    ) -> list[TaskEvent]:
-        """Take in what a node told of one attempt, in order; return what is new.
+    def tell(self, node: str, events: Sequence[TaskEvent]) -> list[TaskEvent]:
+        """Take in what a node told of one attempt, in order; return what is new."""
+        found: list[TaskEvent] = []
 
-        `within` writes down what is new in the same transaction: all of it is taken in, or nothing.
+        def within(_: sa.Connection, news: Sequence[News]) -> None:
+            found.extend(event for each in news for event in each.events)
+
+        if events:
+            self.take_in([Telling(node, events)], within)
+        return found
+
+    def end(self, node: str, ending: Ending) -> bool:
+        """Take in how an attempt ended; False if that is known, or nobody waits for it."""
+        return self.take_in([Telling(node, (), ending)], lambda *_: None) > 0
+
+    def take_in(self, tellings: Sequence[Telling], within: Within) -> int:
+        """Take in what nodes told of some attempts, all of it in one transaction or nothing.
+
+        `within` writes down what is new, in that transaction. Returns how many ended with it.
         """
-        if not events:
-            return []
-        first = events[0]
-        wanted = ("id", "run", "label", "phase", "progress", "node", "attempt", "number", "state")
-        query = sa.select(*(TASKS.c[name] for name in wanted)).where(TASKS.c.id == first.task)
+        told = [each for each in tellings if each.events]
+        now = to_text(self._clock.now())
         with self._database.writing() as connection:
-            row = connection.execute(query).one_or_none()
-            if row is None or (row.node, row.attempt, row.state) != (node, first.attempt, SENT):
-                return []
-            new = [event for event in events if event.number > row.number]
-            if new:
-                values = _told(new)
-                connection.execute(TASKS.update().where(TASKS.c.id == first.task).values(values))
-                if within is not None:
-                    phase = values.get("phase", row.phase)
-                    progress = values.get("progress", row.progress)
-                    now = Progress(row.id, row.run, row.label, phase, progress)
-                    within(connection, now, new)
-        return new
-
-    def end(self, node: str, ending: Ending, unwritten: Sequence[TaskEvent] = ()) -> bool:
-        """Take in how an attempt ended; False if that is known, or nobody waits for it.
-
-        `unwritten` is what the attempt told before and what was not taken in yet.
-        """
-        values = {
-            **(_told(unwritten) if unwritten else {}),
-            "state": ENDED, "ended": to_text(self._clock.now()),
-            "outcome": ending.outcome.value, "result": dict(ending.result),
-            "error": dict(ending.error) if ending.error is not None else None,
-        }  # fmt: skip
-        done = self._update(TASKS.update().where(
-            TASKS.c.id == ending.task, TASKS.c.node == node, TASKS.c.state == SENT,
-            TASKS.c.attempt == ending.attempt,
-        ).values(values).returning(TASKS.c.run))  # fmt: skip
-        return self._told_of(done)
+            news = [each for at in range(0, len(told), _IDS_MAX)
+                    for each in _take_in(connection, told[at : at + _IDS_MAX])]  # fmt: skip
+            if news:
+                within(connection, news)
+            ended = [
+                run
+                for each in tellings
+                if each.ending is not None
+                for run in _end(connection, each.node, each.ending, now)
+            ]
+        if ended:
+            self._fire(ended)
+        return len(ended)
 
     def lose(self, task: str, code: str, text: str) -> bool:
         """End a task that its node does not know any more; it may be tried again."""
@@ -337,6 +347,49 @@ def _row(task: Planned, now: str) -> dict[str, Any]:
         "move": task.move, "stop": False, "created": now, "number": 0, "phase": "",
         "progress": {},
     }  # fmt: skip
+
+
+_WANTED = ("id", "run", "label", "phase", "progress", "node", "attempt", "number", "state")
+_TOLD = TASKS.update().where(TASKS.c.id == sa.bindparam("told_id")).values(
+    number=sa.bindparam("told_number"), phase=sa.bindparam("told_phase"),
+    progress=sa.bindparam("told_progress"),
+)  # fmt: skip
+
+
+def _take_in(connection: sa.Connection, told: Sequence[Telling]) -> list[News]:
+    """Write down how far tasks are; return what is new of them. Each attempt is told of once."""
+    ids = [each.events[0].task for each in told]
+    query = sa.select(*(TASKS.c[name] for name in _WANTED)).where(TASKS.c.id.in_(ids))
+    rows = {row.id: row for row in connection.execute(query)}
+    news, values = [], []
+    for each in told:
+        first = each.events[0]
+        row = rows.get(first.task)
+        mine = (each.node, first.attempt, SENT)
+        if row is None or (row.node, row.attempt, row.state) != mine:
+            continue
+        new = [event for event in each.events if event.number > row.number]
+        if new:
+            known = {"phase": row.phase, "progress": row.progress, **_told(new)}
+            values.append({f"told_{key}": value for key, value in {**known, "id": row.id}.items()})
+            progress = Progress(row.id, row.run, row.label, known["phase"], known["progress"])
+            news.append(News(progress, new))
+    if values:
+        connection.execute(_TOLD, values)
+    return news
+
+
+def _end(connection: sa.Connection, node: str, ending: Ending, now: str) -> list[str]:
+    values = {
+        "state": ENDED, "ended": now, "outcome": ending.outcome.value,
+        "result": dict(ending.result),
+        "error": dict(ending.error) if ending.error is not None else None,
+    }  # fmt: skip
+    statement = TASKS.update().where(
+        TASKS.c.id == ending.task, TASKS.c.node == node, TASKS.c.state == SENT,
+        TASKS.c.attempt == ending.attempt,
+    ).values(values)  # fmt: skip
+    return list(connection.execute(statement.returning(TASKS.c.run)).scalars())
 
 
 def _told(events: Sequence[TaskEvent]) -> dict[str, Any]:

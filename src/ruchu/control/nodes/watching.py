@@ -34,6 +34,7 @@ class NodeWatch:
 
     def round(self) -> None:
         """Look once."""
+        self._hub.note_beats()
         for node in self._records.all():
             if self._hub.state(node) is NodeState.LOST:
                 self._is_lost(node)

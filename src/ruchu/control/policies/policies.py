@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,6 +14,9 @@ from ruchu.control.policies.tables import POLICIES
 from ruchu.errors import AlreadyExists, NotFound, Stale
 from ruchu.model.ids import new_id
 from ruchu.model.policies import Policy
+
+# Ids in one statement; SQLite allowed 999 values for long.
+_IDS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +48,22 @@ class Policies:
     def all(self) -> list[PolicyRow]:
         """Return all policies, by name."""
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(POLICIES).order_by(POLICIES.c.name)).all()
-        found = [self._row(row) for row in rows]
-        self._parsed = {row.id: row for row in found}
-        return found
+            rows = connection.execute(
+                sa.select(*(POLICIES.c[name] for name in ("id", "version", "changed")))
+            ).all()
+            known = {row.id: self._known(row) for row in rows}
+            stale = [identity for identity, found in known.items() if found is None]
+            for at in range(0, len(stale), _IDS_MAX):
+                query = sa.select(POLICIES).where(POLICIES.c.id.in_(stale[at : at + _IDS_MAX]))
+                known |= {row.id: _policy_row(row) for row in connection.execute(query)}
+        self._parsed = {row: found for row, found in known.items() if found is not None}
+        return sorted(self._parsed.values(), key=lambda row: row.policy.name)
 
-    def _row(self, row: sa.Row[tuple[object, ...]]) -> PolicyRow:
+    def _known(self, row: sa.Row[Any]) -> PolicyRow | None:
+        """Return a policy as it was read before, if it has not changed since."""
         known = self._parsed.get(row.id)
-        if known is not None and (known.version, known.changed) == (row.version, row.changed):
-            return known
-        return _policy_row(row)
+        same = known is not None and (known.version, known.changed) == (row.version, row.changed)
+        return known if same else None
 
     def get(self, name: str) -> PolicyRow:
         """Return a policy by its id or its name.
@@ -66,7 +76,7 @@ class Policies:
             found = connection.execute(query.limit(1)).one_or_none()
         if found is None:
             raise NotFound(f"(policy {name[:100]!r})")
-        return self._row(found)
+        return self._known(found) or _policy_row(found)
 
     def add(self, policy: Policy) -> PolicyRow:
         """Keep a new policy.

@@ -1,7 +1,7 @@
 """What a server does by itself now and then: looks, warns, cleans up."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -81,16 +81,14 @@ class Housekeeping:
         now = services.clock.now()
         # A look a minute at hundreds of policies: what they share is read once.
         alarmed = {each.subject for each in services.alarms.open_alarms() if each.code == _RPO}
-        known: dict[str, Sequence[selecting.Machine]] = {}
-        for row in services.policies.all():
+        wanted = [row for row in services.policies.all()
+                  if row.policy.enabled and row.policy.rpo_minutes]  # fmt: skip
+        platforms = {row.policy.selection.platform for row in wanted}
+        known = {name: services.inventory.machines(name) for name in platforms}
+        for row in wanted:
             policy = row.policy
-            if not policy.enabled or not policy.rpo_minutes:
-                continue
-            platform = policy.selection.platform
-            if platform not in known:
-                known[platform] = services.machines_of(platform)
             points = {}
-            for machine in selecting.selected(policy.selection, known[platform]):
+            for machine in selecting.selected(policy.selection, known[policy.selection.platform]):
                 moment = newest.get((machine.platform, machine.name))
                 points[machine.name] = [from_text(moment)] if moment else []
             since = dict.fromkeys(points, from_text(row.created))

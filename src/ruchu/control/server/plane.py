@@ -1,6 +1,7 @@
 """The life of a server: what begins in which order, and ends in the other."""
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from ruchu.control.server.state import ServerState
 from ruchu.control.sites.sites import SiteWatch
 from ruchu.wire.calling import Address
 from ruchu.wire.listener import Listener
+
+# How long a thread computes before another may. Python's own 5 ms add up: a request hands over at
+# each of its queries, and waits for whoever takes in what nodes tell.
+SWITCH_S = 0.001
 
 
 class SchedulerThread:
@@ -92,6 +97,7 @@ def running(settings: Settings, clock: Clock) -> Iterator[Plane]:
         ControlError: another one runs in this directory.
         DatabaseUnusable: its database does not answer, or is of a later release.
     """
+    sys.setswitchinterval(SWITCH_S)
     state = ServerState(settings.directory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(state.claimed())
@@ -121,6 +127,7 @@ def _threads(
     """Yield what begins and ends, in the order in which it begins."""
     clock = services.clock
     engine = DbosEngine(jobs_url, services.attempts)
+    yield services.hub.begin, services.hub.close
     yield engine.begin, engine.close
     starter = Starter(services.runs, services.admission, engine, services.outcomes, clock)
     yield starter.begin, starter.close

@@ -32,7 +32,7 @@ from ruchu.control.jobs.results import Results
 from ruchu.control.jobs.runs import RunRow, Runs
 from ruchu.control.nodes.hub import Hub, Told
 from ruchu.control.nodes.records import NodeRecords, NodeRow
-from ruchu.control.nodes.tasks import Progress, TaskRow, Tasks
+from ruchu.control.nodes.tasks import News, TaskRow, Tasks
 from ruchu.control.policies import selecting
 from ruchu.control.policies.policies import Policies, PolicyRow
 from ruchu.control.policies.selecting import Machine
@@ -53,7 +53,7 @@ from ruchu.control.vault import keys
 from ruchu.control.vault.vault import Owner, Vault
 from ruchu.errors import NotFound, UsageError
 from ruchu.model.policies import Policy
-from ruchu.model.tasks import Severity, TaskEvent
+from ruchu.model.tasks import Severity
 from ruchu.wire.authority import Authority
 from ruchu.wire.calling import Address
 from ruchu.wire.listener import Listener
@@ -140,7 +140,9 @@ class Services:
         self.nodes = NodeRecords(database, clock)
         self.tasks = Tasks(database, clock)
         self.authority = self._authority()
-        told = Told(self.alarms.raise_alarm, self.alarms.clear, self._task_told, self._node_changed)
+        told = Told(
+            self.alarms.raise_alarm, self.alarms.clear, self._tasks_told, self._node_changed
+        )
         self.hub = Hub(self.nodes, self.tasks, self.authority, self.secrets_of, told, clock)
         places = (self.storages, self.catalogue)
         self.asker = Asker(self.hub, self.nodes, self.inventory, places, self.secrets_of, clock)
@@ -217,16 +219,12 @@ class Services:
 
     def selected(self, policy: Policy) -> tuple[list[Machine], list[str]]:
         """Return the machines that a policy selects now, and those it names that are not there."""
-        machines = self.machines_of(policy.selection.platform)
-        chosen = selecting.selected(policy.selection, machines)
-        return chosen, selecting.missing(policy.selection, machines)
-
-    def machines_of(self, platform: str) -> list[Machine]:
-        """Return the machines of a platform, as a selection looks at them."""
-        return [
+        machines = self.inventory.machines(policy.selection.platform)
+        chosen = [
             Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
-            for row in self.inventory.machines(platform)
+            for row in selecting.selected(policy.selection, machines)
         ]
+        return chosen, selecting.missing(policy.selection, machines)
 
     def next_starts(self, row: PolicyRow, count: int) -> Sequence[dict[str, Any]]:
         """Return the next starts of a policy."""
@@ -253,35 +251,38 @@ class Services:
             found[name] = self.vault.get(owner)
         return found
 
-    def _task_told(
-        self, connection: sa.Connection, task: Progress, events: Sequence[TaskEvent]
-    ) -> Callable[[], None]:
-        """Write down what a task told: for its history, for live pages; return the rest to do."""
+    def _tasks_told(self, connection: sa.Connection, news: Sequence[News]) -> Callable[[], None]:
+        """Write down what tasks told: for the history, for live pages; return the rest to do."""
         rows = [
-            {"task": task.id, "at": each.at, "name": each.name, "body": dict(each.body)}
-            for each in events
-            if each.name != "progress"
-        ]
+            {"run": each.task.run, "task": each.task.id, "at": event.at, "name": event.name,
+             "body": dict(event.body)}
+            for each in news
+            for event in each.events
+            if event.name != "progress"
+        ]  # fmt: skip
         if rows:
-            self.runs.notes(connection, task.run, rows)
-        body = {"run": task.run, "phase": task.phase, "progress": dict(task.progress)}
-        number = self.events.write(connection, "task", task.id, body)
+            self.runs.notes(connection, rows)
+        number = self.events.write_all(connection, "task", {
+            task.id: {"run": task.run, "phase": task.phase, "progress": dict(task.progress)}
+            for task in (each.task for each in news)
+        })  # fmt: skip
 
         def afterwards() -> None:
             self.events.told(number)
-            self._alarmed(task, events)
+            for each in news:
+                self._alarmed(each)
 
         return afterwards
 
-    def _alarmed(self, task: Progress, events: Sequence[TaskEvent]) -> None:
+    def _alarmed(self, news: News) -> None:
         """Tell people what a task wants them to know."""
-        for each in events:
+        for each in news.events:
             if each.name == "alarm":
                 body = each.body
                 severity = Severity(str(body.get("severity", Severity.ERROR)))
                 code, text = str(body.get("code")), str(body.get("text"))
                 facts = dict(body.get("facts") or {})
-                self.alarms.raise_alarm(code, severity, task.label, text, facts)
+                self.alarms.raise_alarm(code, severity, news.task.label, text, facts)
 
     def _node_changed(self, node: str, name: str, state: str, why: str) -> None:
         self.events.publish("node", node, {"name": name, "state": state, "why": why})
