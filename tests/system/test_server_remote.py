@@ -229,14 +229,19 @@ def test_a_second_site_is_shown_and_steered_and_may_be_away(home):
         assert (answer.status_code, answer.json()["code"]) == (409, "control"), answer.text
         parent.client.delete("/sites/weak").raise_for_status()
         assert ask("GET", "/runs/none").status_code == 404
-        # It goes away: what was seen last stays, and people are told.
-        child.process.kill()
-        found = parent.post("/sites/child/refresh")
-        assert "does not answer" in found["problem"]
-        assert found["summary"] == made["summary"]
-        assert found["seen"] == made["seen"]
-        assert "site-away" in [each["code"] for each in parent.get("/alarms")]
-        assert ask("GET", "/nodes").status_code == 502
-        parent.client.delete("/sites/child").raise_for_status()
-        assert parent.get("/sites") == []
-        assert "site-away" not in [each["code"] for each in parent.get("/alarms")]
+        assert_away(parent, child, made)
+
+
+def assert_away(parent, child, made):
+    """It goes away: what was seen last stays, and people are told."""
+    child.process.kill()
+    found = parent.post("/sites/child/refresh")
+    assert "does not answer" in found["problem"]
+    assert found["summary"] == made["summary"]
+    assert found["seen"] == made["seen"]
+    assert "site-away" in [each["code"] for each in parent.get("/alarms")]
+    wanted = {"method": "GET", "path": "/nodes"}
+    assert parent.client.post("/sites/child/call", json=wanted).status_code == 502
+    parent.client.delete("/sites/child").raise_for_status()
+    assert parent.get("/sites") == []
+    assert "site-away" not in [each["code"] for each in parent.get("/alarms")]

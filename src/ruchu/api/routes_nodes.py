@@ -22,7 +22,7 @@ class NodeShown(BaseModel):
 
     id: str
     name: str
-    state: str = Field(description="online, late, lost, incompatible, revoked, enrolled")
+    state: str = Field(description="online, late, lost, incompatible, revoked, enrolled, expected")
     embedded: bool
     enrolled: str
     last_seen: str | None

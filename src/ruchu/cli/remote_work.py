@@ -38,24 +38,36 @@ def _policy(client: "Client", names: list[str], storage: str, platform: str | No
     Raises:
         NotFound, UsageError: there is none, or several.
     """
-    found = []
-    for row in client.get("/policies"):
-        policy = row["policy"]
-        if policy["storage"] != storage:
-            continue
-        if platform is not None and policy["selection"]["platform"] != platform:
-            continue
-        machines = client.get(f"/policies/{row['id']}/dry-run", count=1)["machines"]
-        known = {each["name"] for each in machines} | {each["id"] for each in machines}
-        if known.issuperset(names):
-            found.append(policy["name"])
+    rows = [
+        row
+        for row in client.get("/policies")
+        if row["policy"]["storage"] == storage
+        and platform in {None, row["policy"]["selection"]["platform"]}
+    ]
+    found = _selecting(client, rows, names)
+    if not found:
+        # A machine that is new is known once its platform was listed again.
+        for known in sorted({row["policy"]["selection"]["platform"] for row in rows}):
+            client.post(f"/platforms/{part_of_path(known)}/refresh")
+        found = _selecting(client, rows, names)
     if not found:
         hint = "On a server policies say how machines are backed up: `ruchu policy list`."
         raise NotFound(f"(a policy for {', '.join(names)[:200]} on {storage})", hint=hint)
     if len(found) > 1:
         hint = "Run the one that you mean: `ruchu policy run NAME`."
         raise UsageError(f"(several policies do: {', '.join(found)[:200]})", hint=hint)
-    return str(found[0])
+    return found[0]
+
+
+def _selecting(client: "Client", rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """Return the names of the policies that select all of these machines."""
+    found = []
+    for row in rows:
+        machines = client.get(f"/policies/{row['id']}/dry-run", count=1)["machines"]
+        known = {each["name"] for each in machines} | {each["id"] for each in machines}
+        if known.issuperset(names):
+            found.append(str(row["policy"]["name"]))
+    return found
 
 
 def placement_of(**fields: Any) -> dict[str, Any]:
