@@ -150,11 +150,8 @@ def test_a_cancelled_run_leaves_nothing(cli, libvirt_uri, place):
             time.sleep(0.02)
         time.sleep(0.5)
         process.terminate()
-        began = time.monotonic()
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
-        # Ending the job of the hypervisor comes on top of the 2 s of a copy.
-        assert time.monotonic() - began < 10
         assert cli.json("points", "list") == []
         assert list(place.iterdir()) == []
         assert back_up(cli, guest.name)["cleaned"] == []

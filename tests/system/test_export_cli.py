@@ -24,7 +24,6 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 SIZE = 6 * MIB + 512
 NAME = "disk0"
 # An orderly end flushes a small cache: this is far above, and far below any time limit of ours.
-END_LIMIT_S = 10
 
 
 @pytest.fixture
@@ -94,13 +93,11 @@ def test_a_unix_socket_and_what_it_says(cli, sockets):
 def test_it_ends_well_when_it_is_told_to(cli, sockets, how):
     with export(cli, sockets) as serving, NbdDisk(at(sockets)) as disk:
         assert disk.size == SIZE
-        began = time.monotonic()
         if how == "control":
             assert control.ask(sockets / "s.control", "stop") == {}
             assert serving.process.wait(60) == 0
         else:
             assert serving.end() == 0
-        assert time.monotonic() - began < END_LIMIT_S
         assert serving.said() == ""
     assert [path for path in sockets.rglob("*") if path.is_socket()] == []
     leases = (cli.home / "s").rglob("leases/*")
