@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 FAULTS = os.environ.get("RUCHU_PROFILE") == "faults"
 # For each operation and each way to generate; three minutes in all on two busy cores.
-EXAMPLES = 300 if FAULTS else 6
+EXAMPLES = 200 if FAULTS else 8
 CHECKS = (
     not_a_server_error,  # but for what is documented: 502, 503
     status_code_conformance,
@@ -185,7 +185,8 @@ def explore(server, operation, mode):
 
 def takes_something(operation):
     raw = operation.definition.raw
-    parameters = [each for each in raw.get("parameters", ()) if each["in"] in {"path", "query"}]
+    # A part of the address may be any text.
+    parameters = [each for each in raw.get("parameters", ()) if each["in"] == "query"]
     return "requestBody" in raw or bool(parameters)
 
 
