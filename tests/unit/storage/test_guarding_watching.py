@@ -59,6 +59,26 @@ def test_a_queue_that_overflows_is_told_and_everything_is_compared(watched, root
     until(watching, lambda: "guard-refused" in {report.code for report in told})
 
 
+def test_a_directory_that_is_made_while_its_parent_is_taken_in_is_watched(
+    watched, root, monkeypatch
+):
+    watching, told = watched
+    new, late = root / "chains/c/packs/01", root / "chains/c/packs/01/late"
+    mark = watching._mark
+
+    def made_meanwhile(directory):
+        if directory == "chains/c/packs/01" and not late.exists():
+            late.mkdir()
+        mark(directory)
+
+    monkeypatch.setattr(watching, "_mark", made_meanwhile)
+    new.mkdir()
+    until(watching, late.exists)
+    watching.tick()
+    assert not foreign("open(path, 'w')", str(late / "intruder"))
+    until(watching, lambda: "guard-refused" in {report.code for report in told})
+
+
 def test_what_a_dead_process_left_bare_is_sealed(watched, root, real, monkeypatch):
     watching, told = watched
     monkeypatch.setattr("ruchu.storage.guarding.watching.SETTLE_S", 0.1)

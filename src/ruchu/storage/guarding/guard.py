@@ -136,7 +136,8 @@ class Guard:
         poller.poll(TICK_S * 1000)
         self._watch.tick()
         for directory in self._watch.new_directories():
-            for name in list(trees.directories(self._root, directory)):
+            # Each is watched before it is listed: what is made in between is seen either way.
+            for name in trees.directories(self._root, directory):
                 # Removed again: nothing to watch.
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._mark(name)

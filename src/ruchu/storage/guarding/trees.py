@@ -71,7 +71,8 @@ def directories(root: str, top: str = "") -> Iterator[str]:
 
 def _below(root: str, here: str) -> list[str]:
     found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(f"{root}/{here}") as entries:
+    gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with gone, os.scandir(f"{root}/{here}") as entries:
         for entry in entries:
             name = names.join(here, entry.name)
             if entry.is_dir(follow_symlinks=False) and names.is_safe(name):
