@@ -4,7 +4,7 @@ The server is a process as users run it, on SQLite, with the real port for nodes
 simulated (`ruchu.testing.simulated_nodes`) on the real channel. The hour passes `--speed` times as
 fast as it does, for the server and the nodes alike, so the server has that many times the work to
 do. Lateness, CPU and the times of the API are in real seconds: those of a server with that many
-times the load. The API is asked by three open pages' worth of requests meanwhile.
+times the load. The API is asked what open pages ask
 
 Afterwards every start that was due has to have happened once, and every run has to have ended well.
 """
@@ -344,7 +344,7 @@ def arguments():
     parser.add_argument("--machines", type=int, default=2000, help="default: 2000")
     parser.add_argument("--policies", type=int, default=300, help="default: 300")
     parser.add_argument("--minutes", type=float, default=60, help="simulated; default: 60")
-    parser.add_argument("--speed", type=float, default=6, help="times as fast; default: 6")
+    parser.add_argument("--speed", type=float, default=3, help="times as fast; default: 3")
     parser.add_argument("--seed", type=int, default=1, help="of durations and sizes; default: 1")
     parser.add_argument("--database", default="", help="postgresql://…; default: SQLite")
     parser.add_argument("--home", type=Path, help="an empty directory; kept; default: temporary")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import enum
 import re
 import zoneinfo
 from collections.abc import Mapping
@@ -23,16 +24,20 @@ _DAY_MINUTES = 24 * 60
 
 def to_document(policy: Policy) -> dict[str, Any]:
     """Return a policy as a document."""
-    document = dataclasses.asdict(policy)
-    return {**_lists(document), "missed": policy.missed.value,
-            "on_lost_node": policy.on_lost_node.value}  # fmt: skip
+    document: dict[str, Any] = _plain(policy)
+    return document
 
 
-def _lists(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _lists(each) for key, each in value.items()}
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; `dataclasses.asdict` copies, which takes twice as long."""
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, tuple | list):
-        return [_lists(each) for each in value]
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value
 
 
