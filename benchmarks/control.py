@@ -4,7 +4,7 @@ The server is a process as users run it, on SQLite, with the real port for nodes
 simulated (`ruchu.testing.simulated_nodes`) on the real channel. The hour passes `--speed` times as
 fast as it does, for the server and the nodes alike, so the server has that many times the work to
 do. Lateness, CPU and the times of the API are in real seconds: those of a server with that many
-times the load. The API is asked what open pages ask
+times the load. Meanwhile the API is asked, again and again, what open pages of the console ask.
 
 Afterwards every start that was due has to have happened once, and every run has to have ended well.
 """
