@@ -85,7 +85,8 @@ def test_a_storage_is_made_then_adopted_with_its_points(runner, ear, tmp_path):
     named = {"name": "main", "directory": str(tmp_path / "storage"), "id": identity}
     listing = order("points", storages=[named], storage="main")
     runner.start(listing)
-    assert ear.ending(listing.task).result == {"points": [], "problems": []}
+    found = ear.ending(listing.task).result
+    assert (found["points"], found["problems"]) == ([], [])
 
 
 def test_a_passphrase_never_lies_in_the_folder_of_a_task(runner, ear, tmp_path):
