@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ruchu import process
 from ruchu.cli import output
 
 COMMANDS = Path("/etc/ruchu/commands")
@@ -30,15 +31,17 @@ def node(
     """Run until SIGTERM; prints one JSON line when it begins, then what happens."""
     from ruchu.clock import SYSTEM
     from ruchu.nodes import node as nodes
+    from ruchu.nodes.identity import Layout
     from ruchu.nodes.node import Node, Settings
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if join:
-        nodes.join(join, state, SYSTEM)
-    folder = programs if programs.is_dir() else None
-    settings = Settings(state, folder, output.note, guard=guard)
-    worker = Node(settings, SYSTEM, random.SystemRandom())
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: worker.stop())
-    output.line(jsons.dumps({"node": worker.id, "state": str(state)}))
-    worker.run()
+    with process.only_one(Layout(state).lock):
+        if join:
+            nodes.join(join, state, SYSTEM)
+        folder = programs if programs.is_dir() else None
+        settings = Settings(state, folder, output.note, guard=guard)
+        worker = Node(settings, SYSTEM, random.SystemRandom())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: worker.stop())
+        output.line(jsons.dumps({"node": worker.id, "state": str(state)}))
+        worker.run()

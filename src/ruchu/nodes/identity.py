@@ -25,6 +25,11 @@ class Layout:
         return self.directory / "wire"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process of this node."""
+        return self.directory / "node.lock"
+
+    @property
     def tasks(self) -> Path:
         """Folders of attempts that the server has not acknowledged yet."""
         return self.directory / "tasks"

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from ruchu import commands
+from ruchu import commands, process
 from ruchu.clock import Clock
 from ruchu.control.nodes.records import NodeRecords
 from ruchu.errors import NotFound, Refused, RuchuError
@@ -51,7 +52,17 @@ class EmbeddedNode:
         self._end.set()
         self._thread.join()
 
+    def _end_orphan(self) -> None:
+        """End the embedded node of a server that was killed: it may dial where nobody is."""
+        lock = self._state / "node.lock"
+        limit = self._clock.monotonic() + _END_LIMIT_S
+        while (pid := process.holder(lock)) is not None and not self._end.is_set():
+            late = self._clock.monotonic() > limit
+            commands.signal_process(pid, signal.SIGKILL if late else signal.SIGTERM)
+            self._end.wait(_PAUSE_FIRST_S)
+
     def _work(self) -> None:
+        self._end_orphan()
         pause_s = _PAUSE_FIRST_S
         while not self._end.is_set():
             began = self._clock.monotonic()
@@ -70,8 +81,8 @@ class EmbeddedNode:
             token = self._token()
             invitation = Invitation(self._address, token, self._fingerprint)
             args += ["--join", str(invitation)]
-        with commands.start(args, stop_limit_s=_END_LIMIT_S) as process:
-            while process.status() is None and not self._end.wait(0.2):
+        with commands.start(args, stop_limit_s=_END_LIMIT_S) as running:
+            while running.status() is None and not self._end.wait(0.2):
                 pass
 
     def _token(self) -> str:
