@@ -9,6 +9,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -28,6 +29,8 @@ HELD_MAX = 20_000
 # Attempts in one transaction: others who write wait for no longer than that takes.
 BATCH = 200
 _ROOM_LIMIT_S = 30.0
+# A node that does not read is waited for before it is given up; the others must not.
+_SENDERS = 4
 
 Heard = Callable[[sa.Connection, Sequence[News]], Callable[[], None]]
 """Writes down what tasks told, in the transaction that takes it in.
@@ -67,10 +70,12 @@ class Intake:
         self._events = 0
         self._urgent = False
         self._ended = False
+        self._acknowledging: ThreadPoolExecutor | None = None
         self._thread = threading.Thread(target=self._work, name="ruchu-intake", daemon=True)
 
     def begin(self) -> None:
         """Write down from now on."""
+        self._acknowledging = ThreadPoolExecutor(_SENDERS, "ruchu-acknowledge")
         self._thread.start()
 
     def close(self) -> None:
@@ -79,6 +84,8 @@ class Intake:
             self._ended = True
             self._changed.notify_all()
         self._thread.join()
+        assert self._acknowledging is not None
+        self._acknowledging.shutdown()
 
     def events(self, link: Link, events: Sequence[TaskEvent]) -> None:
         """Take in events of tasks soon; waits while too many are waiting."""
@@ -154,23 +161,14 @@ class Intake:
                 each()
             except Exception:  # noqa: BLE001 - the edge of the thread; what is told is committed
                 traceback.print_exc()
+        by_link: dict[Link, list[_Told]] = {}
         for told in batch:
-            self._acknowledge(told)
-
-    def _acknowledge(self, told: _Told) -> None:
-        # A node that is gone says what it has when it comes again.
-        with contextlib.suppress(WireError):
-            if told.events:
-                last = told.events[-1]
-                told.link.send(
-                    messages.Acknowledge(last.task, last.attempt, last.number, ended=False)
-                )
-            if told.ending is not None:
-                # The node forgets the whole attempt, whatever the number.
-                number = told.events[-1].number if told.events else 0
-                told.link.send(messages.Acknowledge(
-                    told.ending.task, told.ending.attempt, number, ended=True
-                ))  # fmt: skip
+            by_link.setdefault(told.link, []).append(told)
+        for link, mine in by_link.items():
+            if self._acknowledging is None:
+                _acknowledge(link, mine)
+            else:
+                self._acknowledging.submit(_acknowledge, link, mine)
 
     def _work(self) -> None:
         while True:
@@ -183,3 +181,17 @@ class Intake:
             self.flush(everything=ended)
             if ended:
                 return
+
+
+def _acknowledge(link: Link, told: Sequence[_Told]) -> None:
+    """Tell a node what is written down; one that is gone says what it has when it comes again."""
+    with contextlib.suppress(WireError):
+        for each in told:
+            last = each.events[-1] if each.events else None
+            if last is not None:
+                link.send(messages.Acknowledge(last.task, last.attempt, last.number, ended=False))
+            if each.ending is not None:
+                # The node forgets the whole attempt, whatever the number.
+                number = last.number if last is not None else 0
+                ending = each.ending
+                link.send(messages.Acknowledge(ending.task, ending.attempt, number, ended=True))
