@@ -21,7 +21,7 @@ BINDING = "ruchu_oidc"
 _BINDING_S = 600
 CALLBACK = "/api/v1/oidc/callback"
 # Where a browser goes once it is signed in.
-HOME = "/"
+HOME = "/entered"
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _Text = Annotated[str, Field(max_length=500)]
 

@@ -12,12 +12,14 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from ruchu.api import application
 from ruchu.api.patience import PatientProtocol
 from ruchu.clock import Clock
 from ruchu.control.server import plane
 from ruchu.control.server.plane import Plane, Settings
+from ruchu.control.server.services import Services
 from ruchu.errors import UsageError
 from ruchu.wire.calling import Address
 
@@ -88,9 +90,13 @@ class _Server(uvicorn.Server):
         yield
 
 
+Dress = Callable[[FastAPI, Services], None]
+"""Adds to the application what is not the API: the console."""
+
+
 def serve(
     settings: Settings, face: Face, clock: Clock,
-    tell: tuple[Callable[[str], None], Callable[[str], None]],
+    tell: tuple[Callable[[str], None], Callable[[str], None]], dress: Dress | None = None,
 ) -> None:  # fmt: skip
     """Run a server until SIGTERM; `tell` prints answers and news.
 
@@ -100,6 +106,8 @@ def serve(
     line, note = tell
     with plane.running(settings, clock) as found, tempfile.TemporaryDirectory() as scratch:
         app = application.create(found.services, note)
+        if dress is not None:
+            dress(app, found.services)
 
         def answers(address: Address) -> None:
             line(json.dumps(_first_line(found, face, address)))
@@ -132,7 +140,7 @@ def _config(app: Any, face: Face, found: Plane, scratch: Path) -> uvicorn.Config
     return uvicorn.Config(
         app, host=face.address.host, port=face.address.port, log_level="warning",
         access_log=False, timeout_graceful_shutdown=_GRACE_S, server_header=False,
-        http=PatientProtocol, ws="none", h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+        http=PatientProtocol, loop="asyncio", h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         limit_concurrency=CONNECTIONS_MAX, timeout_keep_alive=KEEP_ALIVE_S,
         # What a proxy says of its client is believed only if there is one.
         proxy_headers=face.plain, **options,

@@ -35,6 +35,9 @@ def server(
         Path | None, typer.Option("--certificate", help="For HTTPS; else one of our own.")
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Of the certificate.")] = None,
+    no_console: Annotated[
+        bool, typer.Option("--no-console", help="Answer the API alone.")
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="HTTP although others can reach us: behind a proxy.")
     ] = False,
@@ -49,4 +52,9 @@ def server(
     at = serving.address_of(nodes)
     names = tuple(name or ()) or (at.host,)
     settings = Settings(state, at, names, database, not no_node, output.note, guard=guard)
-    serving.serve(settings, face, SYSTEM, (output.line, output.note))
+    dress = None
+    if not no_console:
+        from ruchu.web import console
+
+        dress = console.install
+    serving.serve(settings, face, SYSTEM, (output.line, output.note), dress)

@@ -16,7 +16,7 @@ RuchuError
 │                  ChannelFailed ─ ChannelRefused
 │                  CodeNeeded, LastAdministrator, QuotaExceeded, WrongServerKey,
 │                  SecretDamaged, AuditBroken, IdentityProviderAway, ServerAway,
-│                  LaterFormat, SealedFileClosed
+│                  Answered, LaterFormat, SealedFileClosed
 ├── WireError ─ ProtocolViolation, Refused, NodeAway, NodeFailed, WrongAuthorityKey
 └── CommandFailed
 
@@ -73,6 +73,7 @@ from ruchu.errors.local import (
 )
 from ruchu.errors.root import RuchuError
 from ruchu.errors.server import (
+    Answered,
     AuditBroken,
     ChannelFailed,
     ChannelRefused,
@@ -103,6 +104,7 @@ from ruchu.errors.server import (
 
 __all__ = [
     "AlreadyExists",
+    "Answered",
     "AuditBroken",
     "CacheDamaged",
     "CacheMismatch",

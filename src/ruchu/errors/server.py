@@ -1,5 +1,8 @@
 """Errors of the server, and of the line between server and nodes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ruchu.errors.root import RuchuError
 
 
@@ -117,6 +120,20 @@ class ServerAway(ControlError):
     code = "server-away"
     retry = True
     hint = "Check the address, the network, and that `ruchu server` runs there."
+
+
+class Answered(ControlError):
+    """The server refused."""
+
+    code = "answered"
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        """Take a problem (RFC 9457) of the API, with its words, its code and its hint."""
+        super().__init__(hint=str(problem.get("hint", "")))
+        self.args = (str(problem.get("detail", "")) or str(self),)
+        self.status = int(problem.get("status", 500))
+        self.reason = str(problem.get("code", ""))
+        self.request = problem.get("request")
 
 
 class LaterFormat(ControlError):

@@ -1,0 +1,165 @@
+"""Calls of the API within the process: the console may do what its user may, and nothing else.
+
+Every page asks the application itself, with the word of the session that its browser showed. So
+rights, audit and limits of the API hold for the console without being written a second time.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+from starlette.types import ASGIApp, Message
+
+from ruchu.api.shielding import INSIDE
+from ruchu.errors import Answered
+
+PREFIX = "/api/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API answered.
+
+    Attributes:
+        body: of JSON; None if there is none; text if it is something else.
+        headers: names in lower case.
+    """
+
+    body: Any
+    headers: Mapping[str, str]
+
+    @property
+    def tag(self) -> str:
+        """The ETag, which a change of the same thing shows."""
+        return self.headers.get("etag", "")
+
+
+@dataclass(slots=True)
+class _Heard:
+    """An answer as it comes in."""
+
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    parts: list[bytes] = field(default_factory=list)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {key.decode().lower(): value.decode("latin-1")
+                            for key, value in message["headers"]}  # fmt: skip
+        elif message["type"] == "http.response.body":
+            self.parts.append(message.get("body", b""))
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The API, as one session may use it.
+
+    Attributes:
+        app: the application.
+        word: of the session.
+        client: address and port of the browser, for the audit trail.
+        agent: what the browser calls itself.
+    """
+
+    app: ASGIApp
+    word: str
+    client: tuple[str, int] = ("", 0)
+    agent: str = ""
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """Return the body of an answer.
+
+        `path` follows `/api/v1`; its parts must be quoted (`part`). Values that are None are left
+        out, lists are repeated.
+
+        Raises:
+            Answered: the API refused.
+        """
+        return (await self.call("GET", path, query=query)).body
+
+    async def post(self, path: str, body: Any = None, **query: Any) -> Any:
+        """Send a body and return that of the answer.
+
+        Raises:
+            Answered: the API refused.
+        """
+        return (await self.call("POST", path, body, query=query)).body
+
+    async def put(self, path: str, body: Any, tag: str = "") -> Any:
+        """Replace something; `tag` is that of the answer in which it was read.
+
+        Raises:
+            Answered: the API refused.
+        """
+        return (await self.call("PUT", path, body, tag=tag)).body
+
+    async def patch(self, path: str, body: Any, tag: str = "") -> Any:
+        """Change something.
+
+        Raises:
+            Answered: the API refused.
+        """
+        return (await self.call("PATCH", path, body, tag=tag)).body
+
+    async def delete(self, path: str, tag: str = "") -> Any:
+        """Remove something.
+
+        Raises:
+            Answered: the API refused.
+        """
+        return (await self.call("DELETE", path, tag=tag)).body
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, tag: str = "",
+        query: Mapping[str, Any] | None = None,
+    ) -> Answer:  # fmt: skip
+        """Make a call and return the whole answer.
+
+        Raises:
+            Answered: the API refused.
+        """
+        sent = b"" if body is None else json.dumps(body).encode()
+        heard = _Heard()
+        waiting = [{"type": "http.request", "body": sent, "more_body": False}]
+
+        async def receive() -> Message:
+            return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+        await self.app(self._scope(method, path, query or {}, len(sent), tag), receive, heard.send)
+        content = b"".join(heard.parts)
+        kind = heard.headers.get("content-type", "")
+        found = json.loads(content) if "json" in kind else content.decode() if content else None
+        if heard.status >= 400:
+            raise Answered(found if isinstance(found, dict) else {"status": heard.status})
+        return Answer(found, heard.headers)
+
+    def _scope(
+        self, method: str, path: str, query: Mapping[str, Any], length: int, tag: str
+    ) -> dict[str, Any]:
+        headers = [
+            (b"host", b"console"),
+            (b"user-agent", self.agent.encode("latin-1", "replace")),
+        ]
+        if self.word:
+            headers.append((b"authorization", f"Bearer {self.word}".encode("latin-1", "replace")))
+        if length:
+            headers += [(b"content-type", b"application/json"),
+                        (b"content-length", str(length).encode())]  # fmt: skip
+        if tag:
+            headers.append((b"if-match", tag.encode("latin-1", "replace")))
+        pairs = {key: value for key, value in query.items() if value is not None}
+        raw = f"{PREFIX}{path}"
+        return {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
+            "scheme": "http", "path": unquote(raw), "raw_path": raw.encode(), "root_path": "",
+            "query_string": urlencode(pairs, doseq=True).encode(), "headers": headers,
+            "client": self.client, "server": ("console", 0), INSIDE: True,
+        }  # fmt: skip
+
+
+def part(text: str) -> str:
+    """Return a part of a path, quoted."""
+    return quote(text, safe="")
