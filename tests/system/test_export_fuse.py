@@ -287,12 +287,16 @@ def test_serving_ends_when_it_is_unmounted_or_cancelled(place, base):
 
 
 SERVER = textwrap.dedent("""
+    import signal
     import sys
     from pathlib import Path
     from ruchu.exports.fuse.mounting import serve
     from ruchu.exports.fuse.tree import RawDisk, Tree
     from ruchu.testing.memory_disk import MemoryDisk
 
+    # Whoever runs the tests in the background may have let us inherit that they are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     tree = Tree([RawDisk("vda", MemoryDisk(b"content"))], {})
     serve(Path(sys.argv[1]), tree, ready=lambda: print(flush=True), cancelled=lambda: False)
 """)

@@ -128,7 +128,7 @@ def second_archive():
             archive.add_file(str(path)[1:], path.read_bytes(), executable=True)
     for name in libraries(binaries):
         archive.add_file(name[1:], Path(name).read_bytes(), executable=True)
-    for path in [*(SOURCE / "storage").rglob("*.py"), *(SOURCE / "model").rglob("*.py"),
+    for path in [*(SOURCE / "storage").rglob("*.py"), *(SOURCE / "model").rglob("*.py"), *(SOURCE / "errors").rglob("*.py"),
                  *SOURCE.glob("*.py")]:  # fmt: skip
         archive.add_file(f"ruchu/ruchu/{path.relative_to(SOURCE)}", path.read_bytes())
     archive.add_file("ruchu/inside.py", INSIDE.encode())

@@ -47,4 +47,4 @@ def head() -> None:
 
 def choose(cookie: str, value: str) -> None:
     """Keep a choice in the browser and show the page anew."""
-    ui.run_javascript(f"ruchu.choose({json.dumps(cookie)}, {json.dumps(value)})")
+    _ = ui.run_javascript(f"ruchu.choose({json.dumps(cookie)}, {json.dumps(value)})")

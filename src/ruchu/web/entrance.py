@@ -26,7 +26,7 @@ def _safe(target: str) -> str:
     return target if ours and not target.startswith(("//", "/\\")) else "/"
 
 
-def _card(language: Language, title: str) -> Any:
+def _card(title: str) -> Any:
     with ui.element("div").classes("r-entrance"):
         with ui.element("div").classes("r-entrance-brand"):
             ui.image("/_ruchu/mark.svg").classes("r-mark").props('alt="" no-spinner no-transition')
@@ -66,7 +66,7 @@ class _Complaint:
         self._label.set_visibility(bool(text))
 
 
-def _on_enter(fields: list[ValueElement], act: Any) -> None:
+def _on_enter(fields: list[ValueElement[Any]], act: Any) -> None:
     for each in fields:
         each.on("keydown.enter", act)
 
@@ -75,7 +75,7 @@ async def _sign_in(request: Request, house: House, language: Language) -> None:
     """Show the sign-in page."""
     target = _safe(request.query_params.get("next", "/"))
     say = language.say
-    with _card(language, say("Sign in")):
+    with _card(say("Sign in")):
         name = _field(say("Name"), complete="username").props("autofocus").mark("name")
         word = _field(say("Password"), secret=True, complete="current-password").mark("password")
         code = _field(say("Code of the authenticator"), complete="one-time-code").mark("code")
@@ -107,7 +107,7 @@ async def _first(request: Request, house: House, language: Language) -> None:
     """Show the page on which the first administrator is made; the link holds a one-time word."""
     del request, house
     say = language.say
-    with _card(language, say("Welcome. Make the first administrator.")):
+    with _card(say("Welcome. Make the first administrator.")):
         name = _field(say("Name"), complete="username").mark("name")
         name.set_value("admin")
         word = _field(say("Password"), secret=True, complete="new-password").mark("password")
@@ -139,7 +139,7 @@ async def _password(request: Request, house: House, language: Language) -> None:
     """Show the page on which a password is chosen with a one-time link."""
     del request, house
     say = language.say
-    with _card(language, say("Choose a password")):
+    with _card(say("Choose a password")):
         word = _field(say("Password"), secret=True, complete="new-password").mark("password")
         again = _field(say("Password again"), secret=True, complete="new-password").mark("again")
         complaint = _Complaint()

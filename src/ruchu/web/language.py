@@ -21,6 +21,8 @@ from ruchu.errors import RuchuError
 
 ENGLISH, CHINESE = "en", "zh"
 LANGUAGES: Mapping[str, str] = {ENGLISH: "English", CHINESE: "中文"}
+# What stands where nothing is known.
+NOTHING = "—"
 # As browsers and Quasar call them.
 TAGS: Mapping[str, str] = {ENGLISH: "en-US", CHINESE: "zh-CN"}
 
@@ -87,43 +89,43 @@ class Language:
 
     def size(self, count: float | None) -> str:
         """Return a number of bytes; a dash if it is not known."""
-        return "–" if count is None else units.format_size(int(count))
+        return NOTHING if count is None else units.format_size(int(count))
 
     def rate(self, per_second: float | None) -> str:
         """Return bytes a second."""
-        return "–" if per_second is None else f"{units.format_size(int(per_second))}/s"
+        return NOTHING if per_second is None else f"{units.format_size(int(per_second))}/s"
 
     def moment(self, at: str | datetime | None) -> str:
         """Return a moment: date and time of day; a dash if there was none."""
         if not at:
-            return "–"
+            return NOTHING
         shape = "yyyy-MM-dd HH:mm" if self.code == CHINESE else "d MMM yyyy, HH:mm"
         return dates.format_datetime(self._there(at), shape, locale=self.locale)
 
     def day(self, at: str | datetime | None) -> str:
         """Return the date of a moment."""
         if not at:
-            return "–"
+            return NOTHING
         shape = "yyyy-MM-dd" if self.code == CHINESE else "d MMM yyyy"
         return dates.format_datetime(self._there(at), shape, locale=self.locale)
 
     def time(self, at: str | datetime | None) -> str:
         """Return the time of day of a moment, with seconds."""
         if not at:
-            return "–"
+            return NOTHING
         return dates.format_datetime(self._there(at), "HH:mm:ss", locale=self.locale)
 
     def ago(self, at: str | datetime | None, now: datetime) -> str:
         """Return how long ago a moment was, or in how long it will be."""
         if not at:
-            return "–"
+            return NOTHING
         away = self._there(at) - now
         return dates.format_timedelta(away, add_direction=True, locale=self.locale)
 
     def duration(self, seconds: float | None) -> str:
         """Return a length of time."""
         if seconds is None:
-            return "–"
+            return NOTHING
         if seconds < 60:
             return self.say("{count} s", count=self.number(seconds, 1 if seconds < 10 else 0))
         left, days = int(seconds), int(seconds) // 86400
@@ -137,7 +139,7 @@ class Language:
     def between(self, begin: str | None, end: str | None, now: datetime) -> str:
         """Return how long something took, or takes by now."""
         if not begin:
-            return "–"
+            return NOTHING
         until = from_text(end) if end else now
         return self.duration(max(timedelta(0), until - from_text(begin)).total_seconds())
 
@@ -176,5 +178,5 @@ def hints() -> tuple[str, ...]:
 def _translated(text: str, language: Language) -> str:
     for known in messages():
         if text.startswith(known):
-            return language.say(known) + text[len(known):]
+            return language.say(known) + text[len(known) :]
     return text

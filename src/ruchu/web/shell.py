@@ -9,9 +9,9 @@ from nicegui import ui
 from ruchu.errors import RuchuError
 from ruchu.model.principals import Right
 from ruchu.web import dressing
+from ruchu.web.dressing import AUTO, DARK, LIGHT
 from ruchu.web.language import LANGUAGES, later
 from ruchu.web.parts import acting, empty
-from ruchu.web.dressing import AUTO, DARK, LIGHT
 from ruchu.web.visiting import PageOf, Visit
 
 
@@ -71,7 +71,9 @@ def frame(visit: Visit, of: PageOf) -> Iterator[None]:
     """Make the frame of a page; what is made within is its content."""
     dressing.head()
     ui.link(visit.say("To the content"), "#content").classes("r-skip")
-    drawer = ui.left_drawer(value=None, bordered=False, top_corner=True, bottom_corner=True).classes("r-drawer")
+    drawer = ui.left_drawer(
+        value=None, bordered=False, top_corner=True, bottom_corner=True
+    ).classes("r-drawer")
     drawer.props("width=236 breakpoint=1023 show-if-above")
     with drawer:
         _navigation(visit, of)
@@ -146,7 +148,9 @@ def _language(visit: Visit) -> None:
         button.props(f'aria-label="{visit.say("Language")}"')
         with ui.menu():
             for code, name in LANGUAGES.items():
-                choice = ui.menu_item(name, lambda code=code: dressing.choose(dressing.LANGUAGE_COOKIE, code))
+                choice = ui.menu_item(
+                    name, lambda code=code: dressing.choose(dressing.LANGUAGE_COOKIE, code)
+                )
                 choice.props(f"lang={code}").mark(f"language-{code}")
                 if code == visit.language.code:
                     choice.classes("r-chosen")
@@ -158,7 +162,8 @@ def _theme(visit: Visit) -> None:
         with ui.menu():
             for theme, name in _THEMES.items():
                 choice = ui.menu_item(
-                    visit.say(name), lambda theme=theme: dressing.choose(dressing.THEME_COOKIE, theme)
+                    visit.say(name),
+                    lambda theme=theme: dressing.choose(dressing.THEME_COOKIE, theme),
                 ).mark(f"theme-{theme}")
                 if theme == visit.theme:
                     choice.classes("r-chosen")

@@ -88,7 +88,9 @@ class Visit:
         """The moment, by the clock of the server."""
         return self.house.services.clock.now()
 
-    def live(self, refresh: Callable[[], Awaitable[None]], *kinds: str, every_s: float = LIVE_S) -> None:
+    def live(
+        self, refresh: Callable[[], Awaitable[None]], *kinds: str, every_s: float = LIVE_S
+    ) -> None:
         """Call something whenever anything happened to one of the kinds; see `Feed.mark`.
 
         It is called at most once in `every_s`, and never twice at the same time. A session that
@@ -124,9 +126,9 @@ async def enter(request: Request, house: House) -> Visit | Response:
     """Return the visit of whoever sent a request, or what leads them to the sign-in page."""
     word = request.cookies.get(COOKIE, "")
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if not word:
+        return RedirectResponse(sign_in_address(path))
     try:
-        if not word:
-            raise NotAuthenticated
         principal = await asyncio.to_thread(house.services.accounts.bearer, word)
     except NotAuthenticated:
         return RedirectResponse(sign_in_address(path))
@@ -181,8 +183,6 @@ def page(
 def signature(build: Builder) -> inspect.Signature:
     """Return the signature of a page as the router sees it: a request instead of a visit."""
     parameters = list(inspect.signature(build).parameters.values())[1:]
-    request = inspect.Parameter(
-        "request", inspect.Parameter.KEYWORD_ONLY, annotation=Request
-    )
+    request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
     named = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     return inspect.Signature([*named, request])

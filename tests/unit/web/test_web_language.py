@@ -77,7 +77,7 @@ def test_the_language_is_that_of_the_choice_or_of_the_browser(
 
 
 def test_moments_are_shown_on_the_clock_of_the_zone() -> None:
-    at = "2026-11-26T17:05:00Z"
+    at = "2026-11-26T17:05:00.000000Z"
     assert Language("zh", "Asia/Shanghai").moment(at) == "2026-11-27 01:05"
     assert Language("en", "Asia/Shanghai").moment(at) == "27 Nov 2026, 01:05"
 

@@ -7,7 +7,7 @@ from nicegui import ui
 
 from ruchu.model.principals import Right
 from ruchu.web.language import later
-from ruchu.web.parts import acting, empty, headings, listing, marks
+from ruchu.web.parts import acting, empty, headings, listing
 from ruchu.web.parts.listing import Act, Column
 from ruchu.web.visiting import Visit, page
 
@@ -18,7 +18,9 @@ async def policies(visit: Visit) -> None:
     say = visit.say
     with headings.head(say("Policies"), say("What is protected, when, and how long it is kept.")):
         if visit.may(Right.OPERATE):
-            ui.button(say("New policy"), icon="add", on_click=lambda: ui.navigate.to("/policies/new")).props("unelevated no-caps")
+            ui.button(
+                say("New policy"), icon="add", on_click=lambda: ui.navigate.to("/policies/new")
+            ).props("unelevated no-caps")
 
     def row(policy: Mapping[str, Any]) -> dict[str, Any]:
         document = policy["policy"]
@@ -39,7 +41,13 @@ async def policies(visit: Visit) -> None:
                     say("A policy says what is backed up, where to, when, and how long it is kept."),
                     action=say("New policy"), target="/policies/new")  # fmt: skip
 
-    columns = [Column("name", say("Name")), Column("storage", say("Storage")), Column("changed", say("Changed"))]
-    found = listing.Listing(visit, columns, listing.of_list(visit, "/policies", row), on_act=on_act, nothing=nothing)
+    columns = [
+        Column("name", say("Name")),
+        Column("storage", say("Storage")),
+        Column("changed", say("Changed")),
+    ]
+    found = listing.Listing(
+        visit, columns, listing.of_list(visit, "/policies", row), on_act=on_act, nothing=nothing
+    )
     await found.refresh()
     visit.live(found.refresh, "policy")

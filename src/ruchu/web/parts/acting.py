@@ -68,10 +68,9 @@ async def confirmed_by_name(
     return await _asked(visit, title, losses, act_name, name)
 
 
-async def _asked(
-    visit: Visit, title: str, losses: Sequence[str], act_name: str, name: str
-) -> bool:
-    with ui.dialog() as dialog, ui.card().classes("r-dialog"):
+async def _asked(visit: Visit, title: str, losses: Sequence[str], act_name: str, name: str) -> bool:
+    dialog = ui.dialog()
+    with dialog, ui.card().classes("r-dialog"):
         dialog.props(f'aria-label="{title}"')
         ui.label(title).classes("r-dialog-title").props("role=heading aria-level=2")
         if losses:
@@ -85,7 +84,9 @@ async def _asked(
             typed = ui.input(label=name).props("outlined dense autofocus autocomplete=off")
             typed.classes("w-full").mark("typed-name")
         with ui.element("div").classes("r-dialog-actions"):
-            ui.button(visit.say("Cancel"), on_click=lambda: dialog.submit(False)).props("flat no-caps")
+            ui.button(visit.say("Cancel"), on_click=lambda: dialog.submit(False)).props(
+                "flat no-caps"
+            )
             go = ui.button(act_name, on_click=lambda: dialog.submit(True)).mark("confirm")
             go.props("unelevated no-caps " + ("color=negative" if name else "color=primary"))
         if typed is not None:

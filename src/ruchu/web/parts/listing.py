@@ -78,18 +78,20 @@ class Listing:
     def __init__(
         self, visit: Visit, columns: Sequence[Column], fetch: Fetch, *,
         on_act: Callable[[str, str], Awaitable[None]] | None = None,
-        nothing: Callable[[], None] | None = None, rows: int = ROWS, label: str = "",
+        nothing: Callable[[], None] | None = None,
+        label: str = "",
     ) -> None:  # fmt: skip
         self._visit = visit
         self._fetch = fetch
-        self._rows = rows
         self._marks = [""]
         self._next: str | None = None
         self._nothing = nothing
         shown = [{"name": each.name, "label": each.label, "field": each.name, "align": each.align,
                   "classes": each.classes} for each in columns]  # fmt: skip
         if on_act is not None:
-            shown.append({"name": "acts", "label": "", "field": "acts", "align": "right", "classes": ""})
+            shown.append(
+                {"name": "acts", "label": "", "field": "acts", "align": "right", "classes": ""}
+            )
         with ui.element("div").classes("r-listing"):
             self._table = ui.table(columns=shown, rows=[], row_key="id")
             self._table.props("flat hide-bottom hide-pagination")
@@ -107,7 +109,7 @@ class Listing:
 
     async def refresh(self) -> None:
         """Show the rows of this page as they are now."""
-        rows, self._next = await self._fetch(self._marks[-1], self._rows)
+        rows, self._next = await self._fetch(self._marks[-1], ROWS)
         self._table.rows = [dict(row) for row in rows]
         self._table.update()
         first = len(self._marks) == 1
@@ -157,13 +159,13 @@ def of_page(
 
 def of_list(
     visit: Visit, path: str, row: Callable[[Mapping[str, Any]], Row],
-    keep: Callable[[Mapping[str, Any]], bool] = lambda each: True, **query: Any,
+    keep: Callable[[Mapping[str, Any]], bool] | None = None, **query: Any,
 ) -> Fetch:  # fmt: skip
     """Return what pages an endpoint that answers a whole list."""
 
     async def fetch(after: str, limit: int) -> tuple[Sequence[Row], str | None]:
         begin = int(after or 0)
-        kept = [each for each in await visit.api.get(path, **query) if keep(each)]
+        kept = [each for each in await visit.api.get(path, **query) if keep is None or keep(each)]
         shown = kept[begin : begin + limit]
         following = begin + limit
         return [row(each) for each in shown], str(following) if len(kept) > following else None
