@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from ruchu import __version__
 from ruchu.clock import Clock, to_text
 from ruchu.errors import AlreadyExists, ProtocolViolation, Refused, UsageError, WireError
+from ruchu.host import LoadMeter
 from ruchu.model.tasks import Ending, Order, TaskEvent
 from ruchu.nodes import identity
 from ruchu.nodes.alarming import NodeAlarms
@@ -103,6 +104,7 @@ class Node:
         self._alarms = NodeAlarms(layout.alarms, self._dialler.send, clock, settings.tell)
         self._guarding = Guarding(layout.registry, self._alarms, clock, settings.tell)
         self._beat_s = 10.0
+        self._meter = LoadMeter(clock.monotonic)
         self._end = threading.Event()
 
     @property
@@ -126,7 +128,7 @@ class Node:
             self._questions.close()
 
     def _load(self) -> dict[str, Any]:
-        load = {**identity.load(), "tasks": len(self._runner.running())}
+        load = {**identity.load(), **self._meter.look(), "tasks": len(self._runner.running())}
         return {**load, "guarded": self._guarding.guarded()} if self._settings.guard else load
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ from ruchu import __version__
 from ruchu.clock import Clock, to_text
 from ruchu.control.nodes.dispatch import SecretsOf, order_of
 from ruchu.control.nodes.intake import Heard, Intake
+from ruchu.control.nodes.loads import Loads
 from ruchu.control.nodes.records import NodeRecords, NodeRow
 from ruchu.control.nodes.states import HEARTBEAT_S, NodeState, state_of
 from ruchu.control.nodes.tasks import TaskRow, Tasks
@@ -62,6 +63,7 @@ class Hub:
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
         self._intake = Intake(tasks, told.events, clock)
+        self.loads = Loads(clock)
         # By node: when it was heard of last, and its load, as far as that is not written down.
         self._beats: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self._beaten = float("-inf")
@@ -166,6 +168,7 @@ class Hub:
         with self._lock:
             self._beats[node] = to_text(self._clock.now()), dict(load)
             due = self._clock.monotonic() - self._beaten >= BEATS_S
+        self.loads.heard(node, load)
         if due:
             self.note_beats()
 

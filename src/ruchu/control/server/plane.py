@@ -13,6 +13,7 @@ from ruchu.control.jobs.engine import DbosEngine
 from ruchu.control.jobs.starter import Starter
 from ruchu.control.migrations import upgrading
 from ruchu.control.nodes.dispatch import Dispatcher
+from ruchu.control.nodes.loads import LoadWatch
 from ruchu.control.nodes.watching import NodeWatch
 from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.server import telling
@@ -137,6 +138,8 @@ def _threads(
     yield schedules.begin, schedules.close
     watch = NodeWatch(services.nodes, services.hub, services.tasks, services.alarms.raise_alarm)
     yield watch.begin, watch.close
+    load = LoadWatch(services.hub.loads, clock)
+    yield load.begin, load.close
     house = Housekeeping(services, settings.tell)
     yield house.begin, house.close
     sites = SiteWatch(services.sites, settings.tell)
