@@ -26,7 +26,7 @@ SETUP_INPUTS := Makefile pyproject.toml requirements/build.lock requirements/dev
 SETUP_STAMP := $(VENV)/setup.sha256
 BENCH_STAMP := $(VENV)/bench.sha256
 
-.PHONY: help setup demo run test faults cover lint check bench bench-streams bench-control lock clean vm-packages judges
+.PHONY: help setup demo run test faults long cover lint check bench bench-streams bench-control lock clean vm-packages judges
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,13 @@ faults: setup judges ## search for failures under injected faults: make faults S
 	@RUCHU_SEED=$(SEED) RUCHU_PROFILE=faults \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) \
 	    $$(ls -d tests/faults tests/property 2>/dev/null)
+
+# The tests that are short forms of themselves in `make test`, at full length; hours.
+LONG := tests/system/test_guest_kernel_files.py tests/system/test_machine_killed.py \
+    tests/system/test_server_chaos.py
+long: setup judges ## run the longest tests at full length: 20,000 files, 50 kills
+	@RUCHU_PROFILE=faults RUCHU_KILLS=50 \
+	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS) $(LONG)
 
 cover: setup judges ## run every test and show which lines and branches it misses
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term-missing $(ARGS)

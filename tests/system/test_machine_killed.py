@@ -1,6 +1,6 @@
 """`ruchu backup vm` is killed at any moment: the next run works, nothing is left, nothing is lost.
 
-RUCHU_KILLS  how many kills in all (default 50), spread evenly over the length of a run.
+RUCHU_KILLS  how many kills in all (default 10; 50 in `make long`), spread evenly over the length of a run.
 RUCHU_SEED   the seed of the moments.
 """
 
@@ -36,7 +36,7 @@ from ruchu.units import MIB
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-KILLS = int(os.environ.get("RUCHU_KILLS", "50"))
+KILLS = int(os.environ.get("RUCHU_KILLS", "10"))
 GROUP = 10  # kills of one test, so that each test is short and workers share them
 GROUPS = -(-KILLS // GROUP)
 # The last moments lie behind the end of most runs: some end by themselves, some while they leave.

@@ -71,7 +71,7 @@ async def confirmed_by_name(
 async def _asked(visit: Visit, title: str, losses: Sequence[str], act_name: str, name: str) -> bool:
     dialog = ui.dialog()
     with dialog, ui.card().classes("r-dialog"):
-        dialog.props(f'aria-label="{title}"')
+        _ = dialog.props(f'aria-label="{title}"')
         ui.label(title).classes("r-dialog-title").props("role=heading aria-level=2")
         if losses:
             with ui.element("ul").classes("r-losses" if name else "r-facts-list"):
