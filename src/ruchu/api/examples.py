@@ -35,6 +35,7 @@ SCHEMAS: dict[str, Any] = {
     },
     "TokenMade": {"id": _ID, "token": "ruchu_1b2c3d4e_…"},
     "Group": {"name": "default", "title": "", "quota": {"bytes": 0, "machines": 0, "runs": 0}},
+    "Usage": {"bytes": 107374182400, "machines": 12, "runs": 3},
     "Recorded": {
         "number": 17, "at": _AT, "actor": "li.na", "action": "policy.run", "subject": "nightly",
         "outcome": "done", "facts": {"kind": "full"},
@@ -115,6 +116,16 @@ SCHEMAS: dict[str, Any] = {
         "state": "running", "reason": "", "body": {"kind": "incremental"}, "attempt": 1,
         "stop": False, "pause": False, "created": _AT, "started": _AT, "ended": None,
         "next_attempt": None, "summary": {},
+    },
+    "RunShown": {
+        "id": _ID, "kind": "backup", "name": "nightly", "policy": _OTHER,
+        "started_by": "schedule", "due": _AT, "priority": 5, "resource_group": "default",
+        "state": "running", "reason": "", "attempt": 1, "stop": False, "pause": False,
+        "created": _AT, "started": _AT, "ended": None, "next_attempt": None, "summary": {},
+    },
+    "RunProgress": {
+        "run": _ID, "tasks": 3, "ended": 1, "running": 1, "phase": "copy", "done": 1048576,
+        "total": 3435973836, "rate": 104857600.0, "share": 0.3334,
     },
     "TaskRow": {
         "id": _ID, "run": _OTHER, "kind": "backup", "label": "web-1", "attempt": 1,

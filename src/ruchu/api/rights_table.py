@@ -81,6 +81,7 @@ TABLE: Mapping[str, Need] = {
     "change_user": _need(Where.OWN, Right.ACCOUNTS),
     "remove_user": _ADMINISTERS,
     "password_link": _ADMINISTERS,
+    "user_sessions": _ADMINISTERS,
     "choose_password": _OPEN,
     "change_password": _SELF,
     "enrol_authenticator": _SELF,
@@ -91,6 +92,7 @@ TABLE: Mapping[str, Need] = {
     "add_token": _SELF,
     "revoke_token": _SELF,
     "list_groups": _LISTS,
+    "group_usage": _SEES,
     "put_group": _ADMINISTERS,
     "remove_group": _ADMINISTERS,
     # Audit and four eyes.
@@ -157,6 +159,7 @@ TABLE: Mapping[str, Need] = {
     "dry_run": _SEES,
     # Runs: OPERATE, or RESTORE for those that restore.
     "list_runs": _LISTS,
+    "list_progress": _LISTS,
     "start_run": _need(Where.NAMED, Right.OPERATE, Right.RESTORE),
     "show_run": _SEES,
     "run_tasks": _SEES,

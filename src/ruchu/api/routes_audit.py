@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from ruchu.api import identity, paging, problems, reach
 from ruchu.api.identity import By, ServicesOf
@@ -100,6 +100,10 @@ def search_audit(
     actor: Annotated[str, Query(max_length=200)] = "",
     action: Annotated[str, Query(max_length=100)] = "",
     subject: Annotated[str, Query(max_length=200)] = "",
+    outcome: Annotated[str, Query(max_length=20)] = "",
+    text: Annotated[str, Query(max_length=200, description="in actor, action, subject")] = "",
+    since: Annotated[AwareDatetime | None, Query(description="then or later")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="before")] = None,
     after: Annotated[
         str, Query(pattern="^([0-9]{1,18})?$", description="`next` of the page before")
     ] = "",
@@ -107,7 +111,7 @@ def search_audit(
 ) -> Page[Recorded]:
     """Search the audit trail, the newest record first."""
     by.demand(Right.AUDIT)
-    wanted = Search(actor=actor, action=action, subject=subject, before=int(after or 0))
+    wanted = Search(actor, action, subject, outcome, since, until, int(after or 0), text)
     rows = [Recorded(**row.document()) for row in services.trail.search(wanted, limit + 1)]
     return paging.page(rows, limit, lambda row: str(row.number))
 

@@ -3,13 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from ruchu.api import auditing, identity, paging, problems, reach
 from ruchu.api.identity import By, ServicesOf
 from ruchu.api.paging import After, AfterNumber, Limit, Page
+from ruchu.clock import to_text
 from ruchu.control.jobs.planning import KINDS
-from ruchu.control.jobs.runs import NewRun, RunFilter, RunRow
+from ruchu.control.jobs.runs import NewRun, RunFilter, RunRow, RunShown
 from ruchu.control.nodes.tasks import TaskRow
 from ruchu.errors import UsageError
 
@@ -51,12 +52,15 @@ def list_runs(
     policy: Annotated[str, Query(max_length=100)] = "",
     kind: Annotated[str, Query(max_length=32)] = "",
     text: Annotated[str, Query(max_length=200, description="in the name")] = "",
+    since: Annotated[AwareDatetime | None, Query(description="made then or later")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="made before")] = None,
     after: After = "",
     limit: Limit = 100,
-) -> Page[RunRow]:
-    """List runs, the newest first."""
+) -> Page[RunShown]:
+    """List runs, the newest first; without what each is to do, which the run itself shows."""
     groups = identity.groups_of(by) or ()
-    wanted = RunFilter(tuple(state), policy, kind, text, groups, after)
+    period = {"since": to_text(since) if since else "", "until": to_text(until) if until else ""}
+    wanted = RunFilter(tuple(state), policy, kind, text, groups, after, **period)
     rows = services.runs.page(wanted, limit + 1)
     return paging.page(rows, limit, lambda row: f"{row.created}/{row.id}")
 

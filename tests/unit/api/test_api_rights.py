@@ -48,6 +48,8 @@ REQUESTS = {
     "change_password": lambda _: {"json": {"current": "a", "new": "vier Birnen, ein Hut"}},
     "confirm_authenticator": lambda _: {"json": {"code": "1"}},
     "turn_authenticator_off": lambda _: {"json": {"code": "1"}},
+    "user_sessions": lambda world: {"user": user(world, "no-role")},
+    "group_usage": lambda _: {"name": TEAM},
     "reset_authenticator": lambda world: {"user": user(world, "no-role")},
     "add_token": lambda _: {"json": {"name": "mine", "rights": ["view"]}},
     "revoke_token": lambda _: {"token": "0" * 32},

@@ -36,6 +36,7 @@ class Search:
         action: its beginning, such as `session.`.
         since, until: moments; from and including, up to and excluding.
         before: only records of a lower number; for the next page. 0 begins with the newest.
+        text: somewhere in actor, action or subject.
     """
 
     actor: str = ""
@@ -45,6 +46,7 @@ class Search:
     since: datetime.datetime | None = None
     until: datetime.datetime | None = None
     before: int = 0
+    text: str = ""
 
 
 class Recording:
@@ -154,6 +156,12 @@ class Trail:
                 select = select.where(table[column] == records.text(wanted))
         if query.action:
             select = select.where(table.action.startswith(query.action, autoescape=True))
+        if query.text:
+            columns = (table.actor, table.action, table.subject)
+            wanted = records.text(query.text)
+            select = select.where(
+                sa.or_(*(each.icontains(wanted, autoescape=True) for each in columns))
+            )
         if query.since is not None:
             select = select.where(table.at >= to_text(query.since))
         if query.until is not None:

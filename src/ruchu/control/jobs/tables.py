@@ -28,7 +28,11 @@ RUNS = sa.Table(
     sa.Column("summary", sa.JSON, nullable=False),
 )
 sa.Index("ix_runs_state", RUNS.c.state)
-sa.Index("ix_runs_created", RUNS.c.created)
+# Everything that a list is filtered by, so that a search reads this and not the runs themselves.
+sa.Index(
+    "ix_runs_search", RUNS.c.created, RUNS.c.id, RUNS.c.name, RUNS.c.kind, RUNS.c.state,
+    RUNS.c.policy, RUNS.c.resource_group,
+)  # fmt: skip
 
 RUN_EVENTS = sa.Table(
     "run_events",

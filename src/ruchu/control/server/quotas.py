@@ -58,6 +58,15 @@ class Quotas:
         usage = Usage(self._bytes(policy.group), len(others), self._runs(policy.group, run))
         self.groups.check_quota(policy.group, usage, Usage(1, len(mine - others), 1))
 
+    def usage(self, group: str) -> Usage:
+        """Return what a group uses now."""
+        machines = set().union(*(
+            self._machines(row.policy)
+            for row in self.policies.all()
+            if row.policy.enabled and row.policy.group == group
+        ))  # fmt: skip
+        return Usage(self._bytes(group), len(machines), self._runs(group, None))
+
     def _machines(self, policy: Policy) -> set[tuple[str, str]]:
         rows = self.inventory.machines(policy.selection.platform)
         machines = [

@@ -14,7 +14,7 @@ from ruchu.control.alarms.delivering import Deliverer
 from ruchu.control.alarms.heartbeat import Heartbeat
 from ruchu.control.alarms.records import ChannelDefinition
 from ruchu.control.jobs import runs as states
-from ruchu.control.jobs.runs import RunFilter, RunRow
+from ruchu.control.jobs.runs import RunFilter, RunShown
 from ruchu.control.policies import selecting
 from ruchu.control.policies.selecting import Machine
 from ruchu.control.reports import periods
@@ -127,9 +127,9 @@ def gathered(services: Services, period: Period) -> SummaryFacts:
     )
 
 
-def _runs(services: Services, since: str) -> list[RunRow]:
+def _runs(services: Services, since: str) -> list[RunShown]:
     """Return the runs that were made since a moment, the newest first."""
-    found: list[RunRow] = []
+    found: list[RunShown] = []
     before = ""
     while len(found) < RUNS_MAX:
         page = services.runs.page(RunFilter(before=before), states.PAGE_MAX)
