@@ -81,7 +81,8 @@ SCHEMAS: dict[str, Any] = {
     },
     "NodeShown": {
         "id": _ID, "name": "node-2", "state": "online", "embedded": False, "enrolled": _AT,
-        "last_seen": _LATER, "release": "0.1.0", "parallel": 4, "facts": {"host": "kvm-2"},
+        "last_seen": _LATER, "release": "0.1.0", "parallel": 4, "maintenance": False,
+        "facts": {"host": "kvm-2"},
         "load": {"tasks": 1}, "version": 3,
     },
     "TokenUrl": {
@@ -143,6 +144,33 @@ SCHEMAS: dict[str, Any] = {
     },
     "About": {
         "version": "0.1.0", "at": _AT, "nodes_at": "192.0.2.1:8444", "fingerprint": "9c1f…",
+    },
+    "Restorable": {
+        "name": "web-1", "platform": "kvm", "object": "vm", "exists": False, "points": 12,
+        "newest": _LATER, "oldest": _AT, "bytes_stored": 3435973836, "starred": 1,
+        "storages": ["main"], "point": _ID, "kind": "incremental",
+    },
+    "Day": {"day": "2026-11-22", "points": 4, "kinds": {"full": 1, "incremental": 3},
+            "starred": 1, "locked": 0},
+    "MachineOfPoint": {
+        "name": "web-1", "vcpus": 2, "memory": 4294967296, "firmware": "uefi",
+        "disks": [{"key": "vda", "size": 21474836480, "format": "qcow2",
+                   "location": "/var/lib/libvirt/images/web-1.qcow2", "bus": "virtio"}],
+        "nics": [{"mac": "52:54:00:12:34:56", "network": "default", "model": "virtio",
+                  "kind": "network"}],
+    },
+    "PlatformOffers": {
+        "networks": ["default"],
+        "places": [{"name": "default", "path": "/var/lib/libvirt/images", "free": 42949672960}],
+    },
+    "AllInstants": {
+        "instants": [{
+            "instant": _ID, "name": "web-1-now", "machine": _OTHER, "state": "running",
+            "export": "running", "point": _OTHER, "storage": "main", "platform": "kvm",
+            "protocol": "nbd", "disks": ["vda"], "cache": "/var/lib/ruchu/instants/cache",
+            "cache_bytes": 1048576, "since": _AT, "node": _OTHER, "node_name": "node-2",
+        }],
+        "silent": [{"node": _ID, "name": "node-3", "why": "It is not connected."}],
     },
     "Health": {"status": "ok", "version": "0.1.0", "at": _AT},
     "NewUser": {"name": "li.na", "display": "李娜", "grants": {"*": ["operator"]}},

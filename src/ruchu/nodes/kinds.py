@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from ruchu.errors import UsageError
-from ruchu.nodes import work_backup, work_host, work_restore, work_storages
+from ruchu.nodes import work_backup, work_files, work_host, work_restore, work_storages
 from ruchu.nodes.work_contract import Worker
+from ruchu.nodes.work_files import PointWorker
 
 TASKS: Mapping[str, Worker] = {
     "backup": work_backup.back_up,
@@ -17,11 +18,13 @@ TASKS: Mapping[str, Worker] = {
     "repair": work_storages.repair,
     "evacuate": work_storages.evacuate,
     "delete-points": work_storages.delete_points,
+    "files-return": work_files.return_files,
 }
 
 QUESTIONS: Mapping[str, Worker] = {
     "inventory": work_storages.inventory,
     "platform-check": work_storages.check_platform,
+    "machine": work_storages.machine,
     "reap": work_storages.reap,
     "storage-make": work_storages.make,
     "storage-grow": work_storages.grow,
@@ -31,7 +34,20 @@ QUESTIONS: Mapping[str, Worker] = {
     "point-star": work_storages.mark_point,
     "instants": work_restore.list_instants,
     "instants-resume": work_restore.resume_instants,
+    "console-picture": work_restore.console_picture,
+    "point-machine": work_restore.saved_machine,
+    "platform-offers": work_restore.offers,
     "doctor": work_host.doctor,
+}
+
+# Of a point that stays open in a process of its own; see `point_readers`.
+POINT_QUESTIONS: Mapping[str, PointWorker] = {
+    "files-volumes": work_files.volumes,
+    "files-list": work_files.list_directory,
+    "files-find": work_files.find,
+    "files-fetch": work_files.fetch,
+    "files-read": work_files.read,
+    "files-close": work_files.close,
 }
 
 

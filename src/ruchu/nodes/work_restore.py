@@ -1,5 +1,6 @@
 """The work of bringing back: full, instant, to production."""
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +96,22 @@ def migrate(work: Work) -> Result:
 def list_instants(work: Work) -> Result:
     """Return the instant restores of this node."""
     return {"instants": instants.listed(_services(work))}
+
+
+def console_picture(work: Work) -> Result:
+    """Return what the display of an instant restore shows, as PNG, and of which storage it is."""
+    instant, content = instants.picture(_services(work), work.text("instant"))
+    return {"storage": instant.storage, "png": base64.b64encode(content).decode()}
+
+
+def saved_machine(work: Work) -> Result:
+    """Return the machine that a point holds."""
+    return {"machine": restores.saved_machine(work.places.storages, work.text("point"))}
+
+
+def offers(work: Work) -> Result:
+    """Return what a platform offers to a machine that comes."""
+    return work.places.platforms.offers(work.text("platform"))
 
 
 def resume_instants(work: Work) -> Result:

@@ -141,6 +141,14 @@ def listed(services: Services) -> list[dict[str, Any]]:
     return [restores.fields(instant) for instant in services.known.all()]
 
 
+def picture(services: Services, name: str) -> tuple[Instant, bytes]:
+    """Return an instant restore, and what its display shows, as PNG."""
+    instant = services.known.find(name)
+    entry = services.platforms.entry(instant.platform)
+    with services.platforms.open(entry) as platform:
+        return instant, platform.picture(instant.machine)
+
+
 def resume(services: Services, name: str | None) -> list[dict[str, Any]]:
     """Start again what does not run, of one instant restore or of all; one's failure is its own."""
     known = services.known

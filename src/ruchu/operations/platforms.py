@@ -67,6 +67,11 @@ class Platforms:
             "notes": list(found.notes),
         }
 
+    def offers(self, name: str) -> dict[str, Any]:
+        """Return what a platform offers to a machine that comes."""
+        with self.open(self.entry(name)) as platform:
+            return asdict(platform.offers())
+
     def inventory(self, name: str | None) -> list[dict[str, Any]]:
         """Return the machines of one platform, or of all of them."""
         entries = self.registry.platforms() if name is None else [self.entry(name)]
@@ -80,6 +85,18 @@ class Platforms:
                     for machine in platform.inventory()
                 ]
         return found
+
+    def machine(self, name: str, machine: str) -> dict[str, Any]:
+        """Return the disks and network cards of a machine, by its id or name."""
+        with self.open(self.entry(name)) as platform:
+            found = platform.describe(machine)
+        return {
+            "id": found.id,
+            "name": found.name,
+            "firmware": found.firmware,
+            "disks": [asdict(disk) for disk in found.disks],
+            "nics": [asdict(nic) for nic in found.nics],
+        }
 
 
 def kind_of(uri: str) -> str:

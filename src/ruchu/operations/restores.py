@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ruchu.model import configurations
 from ruchu.model.machines import Placement
 from ruchu.operations import points
 from ruchu.operations.platforms import Platforms
@@ -26,6 +27,12 @@ def restore_image(
         "seconds": round(done.seconds, 3),
         "leased": done.leased,
     }
+
+
+def saved_machine(storages: Storages, prefix: str) -> dict[str, Any]:
+    """Return the machine that a point holds; its definition, which has passwords, is left out."""
+    found = points.find(storages, prefix)
+    return configurations.to_document(full.machine_of(found.chain, found.head))
 
 
 def restore_machine(

@@ -28,6 +28,23 @@ class Capabilities:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A directory for images on a platform: what it is called, its path, its free bytes."""
+
+    name: str
+    path: str
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a platform offers to a machine that comes: names of networks, places for images."""
+
+    networks: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+
+
 class SourceDisk(BlockReader, Protocol):
     """A disk of a machine at one frozen moment."""
 
@@ -293,6 +310,17 @@ class Platform(Protocol):
         Raises:
             GuestAgentError: its agent does not answer.
         """
+
+    def picture(self, machine: str) -> bytes:
+        """Return what the display of a running machine shows, as PNG.
+
+        Raises:
+            SourceBusy: it does not run.
+            Unsupported: it has no display.
+        """
+
+    def offers(self) -> Offers:
+        """Return what it offers to a machine that comes."""
 
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a power state and return when it is reached."""

@@ -23,7 +23,8 @@ from ruchu.model.machines import (
     ServedDisk,
 )
 from ruchu.model.sources import ChangeRef, Consistency, Reason
-from ruchu.platforms.contract import Capabilities, Mirrored, OpenRequest, SourcePoint
+from ruchu.platforms import pictures
+from ruchu.platforms.contract import Capabilities, Mirrored, Offers, OpenRequest, SourcePoint
 
 GRANULE = 64 << 10
 
@@ -385,6 +386,15 @@ class SimulatedPlatform:
     def agent_answers(self, machine: str) -> bool:
         """Tell whether it runs."""
         return self._find(machine).state is PowerState.RUNNING
+
+    def picture(self, machine: str) -> bytes:
+        """Return a black pixel."""
+        self._find(machine)
+        return pictures.png(b"P6 1 1 255\n" + bytes(3))
+
+    def offers(self) -> Offers:
+        """Return one network."""
+        return Offers(networks=("default",))
 
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a state."""

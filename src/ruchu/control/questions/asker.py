@@ -1,5 +1,6 @@
 """Asks a node that reaches what the question is about, and takes the answer to where it belongs."""
 
+import base64
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,19 @@ class Asker:
         answer: Mapping[str, Any] = self.ask(node.id, "platform-check", _of_platform(row))
         return answer
 
+    def machine(self, row: PlatformRow, machine: str) -> Mapping[str, Any]:
+        """Ask a platform for the disks and network cards of a machine."""
+        node = self._any_node(row.nodes, f"platform {row.name}")
+        body = {**_of_platform(row), "machine": machine}
+        answer: Mapping[str, Any] = self.ask(node.id, "machine", body)
+        return answer
+
+    def offers(self, row: PlatformRow) -> Mapping[str, Any]:
+        """Return what a platform offers to a machine that comes."""
+        node = self._any_node(row.nodes, f"platform {row.name}")
+        answer: Mapping[str, Any] = self.ask(node.id, "platform-offers", _of_platform(row))
+        return answer
+
     # Storages.
 
     def make_storage(
@@ -166,6 +180,12 @@ class Asker:
         self._of_storage(storage, "point-star", body, CHECK_LIMIT_S)
         self._catalogue.mark(storage.name, point, starred=starred)
 
+    def saved_machine(self, storage: StorageRow, point: str) -> Mapping[str, Any]:
+        """Return the machine that a point holds."""
+        answer = self._of_storage(storage, "point-machine", {"point": point}, CHECK_LIMIT_S)
+        found: Mapping[str, Any] = answer["machine"]
+        return found
+
     def _of_storage(
         self, row: StorageRow, what: str, body: Mapping[str, Any], limit_s: float
     ) -> Any:
@@ -182,15 +202,28 @@ class Asker:
 
     # Nodes.
 
-    def instants(self, node: NodeRow) -> Sequence[Mapping[str, Any]]:
-        """Return the instant restores of a node."""
-        platforms = [_fields(row) for row in self._inventory.platforms()]
-        storages = [row for row in self._storages.all() if not row.nodes or node.id in row.nodes]
-        body = {"platforms": platforms, "storages": [row.order_fields() for row in storages]}
-        secrets = [name for row in storages for name in row.secret_names()]
-        answer = self.ask(node.id, "instants", body, secrets)
+    def instants(
+        self, node: NodeRow, limit_s: float = CHECK_LIMIT_S
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return the instant restores of a node.
+
+        It knows them by itself: neither storages nor their passphrases are sent, so one that is
+        not kept here is no reason to see none of them.
+        """
+        answer = self.ask(node.id, "instants", {}, limit_s=limit_s)
         found: Sequence[Mapping[str, Any]] = answer["instants"]
         return found
+
+    def console_picture(self, node: NodeRow, instant: str) -> tuple[str, bytes]:
+        """Return the storage of an instant restore, and what its display shows, as PNG.
+
+        Raises:
+            NodeAway, NodeFailed: the node is away, or could not tell.
+        """
+        platforms = [_fields(row) for row in self._inventory.platforms()]
+        body = {"instant": instant, "platforms": platforms}
+        answer = self.ask(node.id, "console-picture", body)
+        return str(answer["storage"]), base64.b64decode(answer["png"])
 
     def doctor(self, node: NodeRow) -> Sequence[Mapping[str, Any]]:
         """Return what the host of a node has and lacks."""

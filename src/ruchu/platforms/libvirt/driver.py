@@ -25,6 +25,7 @@ from ruchu.platforms.contract import (
     GuestChannel,
     Landing,
     Mirrored,
+    Offers,
     OpenRequest,
     RestoreSession,
     SourcePoint,
@@ -39,8 +40,10 @@ from ruchu.platforms.libvirt import (
     machines,
     mirroring,
     naming,
+    offers,
     power,
     quiesce,
+    screens,
     snapshots,
 )
 from ruchu.platforms.libvirt.capture import Capture, Settings, Target
@@ -239,6 +242,14 @@ class LibvirtPlatform:
             hint = "Check that the machine runs, and qemu-guest-agent in it."
             raise GuestAgentError(f"(machine {machine!r})", hint=hint)
         return agent.AgentChannel(domain, self._settings.clock)
+
+    def picture(self, machine: str) -> bytes:
+        """Return what the display of a running machine shows, as PNG."""
+        return screens.picture(self._client, machine)
+
+    def offers(self) -> Offers:
+        """Return the networks and storage pools of this host."""
+        return offers.offers(self._client.connection())
 
     def power(self, machine: str, state: PowerState) -> None:
         """Bring a machine to a power state and return when it is reached."""
