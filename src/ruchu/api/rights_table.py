@@ -140,7 +140,7 @@ TABLE: Mapping[str, Need] = {
     "check_platform": _SETS_UP,
     "refresh_platform": _SEES,
     "platform_offers": _SEES,
-    "platform_places": _SEES,
+    "platform_tree": _SEES,
     "reap_platform": _SETS_UP,
     "list_machines": _LISTS,
     "machines_overview": _LISTS,

@@ -87,7 +87,7 @@ REQUESTS = {
     "remove_platform": lambda _: {"platform": "kvm", **IF},
     "check_platform": lambda _: {"platform": "kvm"},
     "refresh_platform": lambda _: {"platform": "kvm"},
-    "platform_places": lambda _: {"platform": "kvm"},
+    "platform_tree": lambda _: {"platform": "kvm"},
     "reap_platform": lambda _: {"platform": "kvm", "json": {"storage": "main"}},
     "show_machine": lambda _: {"platform": "kvm", "machine": f"{1:032x}"},
     "machine_hardware": lambda _: {"platform": "kvm", "machine": f"{1:032x}"},
