@@ -217,6 +217,9 @@ class SimulatedNode:
         backup_s: the least and the most that a backup takes.
     """
 
+    # What a backup reads, as its progress tells it.
+    total_bytes = 512 * MIB
+
     def __init__(self, path: Path, stage: Stage, backup_s: tuple[float, float]) -> None:
         self._stage = stage
         self._backup_s = backup_s
@@ -310,7 +313,7 @@ class SimulatedNode:
                 return
             now = self._stage.clock.now()
             passed = (now - task.begun).total_seconds()
-            total = 512 * MIB
+            total = self.total_bytes
             done = int(total * min(1.0, passed / task.seconds))
             body = {"label": "vda", "done": done, "total": total, "rate": total / task.seconds}
             events = [task.event(now, "progress", body)]
