@@ -15,6 +15,7 @@ from ruchu.api import (
     routes_audit,
     routes_definitions,
     routes_events,
+    routes_files,
     routes_identities,
     routes_inventory,
     routes_nodes,
@@ -31,6 +32,7 @@ from ruchu.api import (
     routes_storages,
     routes_system,
     shielding,
+    transfers,
 )
 from ruchu.control.server.services import Services
 
@@ -55,6 +57,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     # Before the points of storages: its addresses hold no id of a point.
     routes_points.router,
     routes_storages.router,
+    routes_files.router,
     routes_resources.router,
     routes_recovery.router,
     # Its addresses are meant before those that hold the name of a policy.
@@ -95,6 +98,7 @@ def create(services: Services, tell: Callable[[str], None]) -> FastAPI:
     app.state.services = services
     app.state.tell = tell
     app.state.streams = routes_events.Streams()
+    app.state.transfers = transfers.Counters()
     problems.install(app)
     sound = [Depends(identity.sound)]
     for router in ROUTERS:

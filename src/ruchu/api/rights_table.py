@@ -54,6 +54,7 @@ _SEES = _need(Where.OBJECT, Right.VIEW)
 _LISTS = _need(Where.ITEMS, Right.VIEW)
 _SETS_UP = _need(Where.OBJECT, Right.CONFIGURE)
 _OPERATES = _need(Where.OBJECT, Right.OPERATE)
+_RESTORES = _need(Where.OBJECT, Right.RESTORE)
 _WORKS = _need(Where.OBJECT, Right.OPERATE, Right.RESTORE)
 _DEFINES = _need(Where.EVERYWHERE, Right.CONFIGURE, Right.OPERATE, Right.ACCOUNTS)
 
@@ -163,6 +164,11 @@ TABLE: Mapping[str, Need] = {
     "saved_machine": _SEES,
     "list_points": _LISTS,
     "show_point": _SEES,
+    "list_files": _RESTORES,
+    "search_files": _RESTORES,
+    "fetch_files": _RESTORES,
+    "return_files": _RESTORES,
+    "disk_image": _RESTORES,
     "star": _OPERATES,
     "delete_points": _OPERATES,
     # Policies: their group, and those of the platform and the storage they name.

@@ -9,8 +9,6 @@ from ruchu.api import auditing, paging, problems, reach
 from ruchu.api.identity import By, ServicesOf
 from ruchu.api.paging import After, IfMatch, Limit, Page
 from ruchu.control.inventory.inventory import MachineRow, PlatformRow
-from ruchu.control.policies import selecting
-from ruchu.control.policies.selecting import Machine
 from ruchu.model.principals import Principal, Right
 
 router = APIRouter(tags=["inventory"])
@@ -145,19 +143,9 @@ def unprotected(
 ) -> Page[MachineRow]:
     """List the machines that no enabled policy selects, by name."""
     seen = _platforms(services, by)
-    rows = {
-        (row.platform, row.id): row
-        for row in services.inventory.machines()
-        if seen is None or row.platform in seen
-    }
-    machines = [
-        Machine(row.platform, row.id, row.name, row.host, row.folder, tuple(row.tags))
-        for row in rows.values()
-    ]
-    policies = [row.policy for row in services.policies.all()]
-    found = [rows[each.platform, each.id] for each in selecting.unprotected(machines, policies)]
-    begin = next((at for at, row in enumerate(found, 1) if _key(row) == after), 0) if after else 0
-    return paging.page(found[begin : begin + limit + 1], limit, _key)
+    only = None if seen is None else frozenset(seen)
+    rows = services.coverage.unprotected(only, after, limit + 1)
+    return paging.page(rows, limit, _key)
 
 
 def _key(row: MachineRow) -> str:

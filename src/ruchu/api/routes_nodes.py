@@ -28,6 +28,7 @@ class NodeShown(BaseModel):
     last_seen: str | None
     release: str
     parallel: int = Field(description="tasks at the same time")
+    maintenance: bool = Field(description="gets no new tasks")
     facts: dict[str, Any]
     load: dict[str, Any]
     version: int
@@ -50,16 +51,19 @@ class TokenUrl(BaseModel):
 
 
 class NodeChange(BaseModel):
-    """What of a node may be changed."""
+    """What of a node may be changed; what is left out stays."""
 
-    parallel: int = Field(ge=1, le=64)
+    parallel: int | None = Field(default=None, ge=1, le=64)
+    maintenance: bool | None = Field(
+        default=None, description="it gets no new tasks; what it does goes on"
+    )
 
 
 def _shown(services: ServicesOf, row: NodeRow) -> NodeShown:
     return NodeShown(
         id=row.id, name=row.name, state=services.hub.state(row).value, embedded=row.embedded,
         enrolled=row.enrolled, last_seen=row.last_seen, release=row.release,
-        parallel=row.parallel, facts=dict(row.facts), load=dict(row.load), version=row.version,
+        parallel=row.parallel, maintenance=row.maintenance, facts=dict(row.facts), load=dict(row.load), version=row.version,
     )  # fmt: skip
 
 
@@ -98,11 +102,16 @@ def change_node(
     services: ServicesOf, by: By, node: str, change: Annotated[NodeChange, Body()],
     if_match: IfMatch = None,
 ) -> NodeShown:  # fmt: skip
-    """Change how much a node does at the same time."""
+    """Change how much a node does at the same time, and whether it gets any tasks."""
     by.demand(Right.CONFIGURE)
     row = services.nodes.get(node)
-    with auditing.recorded(services, by, "node.change", row.name, change.model_dump()):
-        row = services.nodes.change(row.id, paging.version_of(if_match), change.parallel)
+    with auditing.recorded(
+        services, by, "node.change", row.name, change.model_dump(exclude_none=True)
+    ):
+        row = services.nodes.change(
+            row.id, paging.version_of(if_match), change.parallel, maintenance=change.maintenance
+        )
+    services.events.publish("node", row.id, {"name": row.name, "version": row.version})
     services.tasks.wake()
     return _shown(services, row)
 

@@ -34,6 +34,17 @@ class NewStorage(BaseModel):
         description="of its server (S3, SMB, iSCSI), as lines `name = value`",
     )  # fmt: skip
     role: str = Field(default="backup", pattern="^(backup|copy)$")
+    file_system: str = Field(
+        default="", pattern="^(|ext4|xfs)$", description="make this one on an empty device"
+    )
+    erase: str = Field(
+        default="", max_length=500, examples=["/dev/sdb"],
+        description="the path of the device again: what is on it may go",
+    )  # fmt: skip
+    one_writer: bool = Field(
+        default=False, description="one host alone writes; for servers that decide nothing"
+    )
+    take_over: bool = Field(default=False, description="the node that adopts it writes from now on")
     adopt: bool = Field(default=False, description="it exists; take it as it is")
     node: str = Field(default="", max_length=64, description="that shall make it; empty: any")
     nodes: list[NodeName] = Field(
@@ -94,11 +105,12 @@ def add_storage(services: ServicesOf, by: By, wanted: Annotated[NewStorage, Body
     services.storages.require_free(wanted.name)
     order = {
         "name": wanted.name, "directory": wanted.location, "role": wanted.role,
-        "adopt": wanted.adopt,
+        "adopt": wanted.adopt, "file_system": wanted.file_system, "erase": wanted.erase,
+        "one_writer": wanted.one_writer, "take_over": wanted.take_over,
     }  # fmt: skip
     values: dict[str, Any] = {"resource_group": wanted.resource_group}
     values["nodes"] = list(services.asker.node_ids(wanted.nodes))
-    facts = {"location": wanted.location, "adopt": wanted.adopt}
+    facts = {"location": wanted.location, "adopt": wanted.adopt, "erase": wanted.erase}
     with auditing.recorded(services, by, "storage.add", wanted.name, facts):
         made = services.asker.make_storage(wanted.node, order, _given(wanted))
         for field, secret in _given(wanted).items():

@@ -15,6 +15,7 @@ from ruchu.operations import (
     verification,
 )
 from ruchu.operations.registry import Registry
+from ruchu.operations.storage_places import Preparation
 from ruchu.operations.storages import Setup, Storages
 from ruchu.repository.verifying_findings import Watch
 
@@ -31,7 +32,12 @@ def make(work: Work) -> Result:
     location = places.location_of(work.body)
     source = places.secret_source(work.order, work.state, name)
     role = work.text("role", "backup")
-    setup = Setup(role, credentials=places.credentials_file(work.order, work.state, name))
+    preparation = Preparation(
+        work.text("file_system", ""), work.text("erase", ""),
+        one_writer=bool(work.body.get("one_writer")), take_over=bool(work.body.get("take_over")),
+    )  # fmt: skip
+    credentials = places.credentials_file(work.order, work.state, name)
+    setup = Setup(role, credentials=credentials, preparation=preparation)
     registry = Registry(work.state)
     if any(entry.name == name for entry in registry.storages()):
         # What this node knew by that name before does not matter: the server decides on names.
@@ -151,6 +157,11 @@ def inventory(work: Work) -> Result:
 def check_platform(work: Work) -> Result:
     """Ask a platform what it can do."""
     return work.places.platforms.check(work.text("platform"))
+
+
+def machine(work: Work) -> Result:
+    """Return the disks and network cards of a machine; never its native definition (passwords)."""
+    return work.places.platforms.machine(work.text("platform"), work.text("machine"))
 
 
 def reap(work: Work) -> Result:

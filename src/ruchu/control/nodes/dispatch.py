@@ -59,7 +59,9 @@ def choose(
         free = [
             node
             for node in nodes
-            if busy[node.id] < node.parallel and (not task.nodes or node.id in task.nodes)
+            if busy[node.id] < node.parallel
+            and not node.maintenance
+            and (not task.nodes or node.id in task.nodes)
         ]
         if not free:
             continue

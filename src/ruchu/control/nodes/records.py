@@ -40,6 +40,7 @@ class NodeRow:
     facts: Mapping[str, Any]
     load: Mapping[str, Any]
     version: int
+    maintenance: bool = False
 
 
 class NodeRecords:
@@ -184,14 +185,19 @@ class NodeRecords:
             if not done.rowcount:
                 raise NotFound(f"(node {node[:8]!r})")
 
-    def change(self, node: str, version: int, parallel: int) -> NodeRow:
-        """Change how many tasks a node does at the same time.
+    def change(
+        self, node: str, version: int, parallel: int | None = None, *,
+        maintenance: bool | None = None,
+    ) -> NodeRow:  # fmt: skip
+        """Change how many tasks a node does at the same time, and whether it gets any.
 
         Raises:
             NotFound: there is none.
             Stale: it was changed in the meantime.
         """
-        values = {"parallel": parallel, "version": version + 1}
+        wanted = {"parallel": parallel, "maintenance": maintenance}
+        values = {key: value for key, value in wanted.items() if value is not None}
+        values["version"] = version + 1
         with self._database.writing() as connection:
             done = connection.execute(
                 NODES.update().where(NODES.c.id == node, NODES.c.version == version).values(values)

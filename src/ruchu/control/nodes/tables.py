@@ -15,6 +15,8 @@ NODES = sa.Table(
     # newest, the answer that held it may have been lost.
     sa.Column("serials", sa.JSON, nullable=False),
     sa.Column("enrolled", sa.Text, nullable=False),
+    # Gets no new tasks; what it does goes on.
+    sa.Column("maintenance", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("parallel", sa.Integer, nullable=False, default=2),
     sa.Column("last_seen", sa.Text),
     sa.Column("release", sa.Text, nullable=False, default=""),

@@ -1,9 +1,11 @@
 """Which machines a policy selects, and which machines no policy does. Pure."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ruchu.model.policies import Policy, Selection
 
@@ -49,6 +51,7 @@ class Selectable(Protocol):
 
 
 T = TypeVar("T", bound=Selectable)
+Matches = Callable[[str], Any]
 
 
 def selects(selection: Selection, machine: Selectable) -> bool:
@@ -78,20 +81,58 @@ def _within(folder: str, top: str) -> bool:
 
 def selected(selection: Selection, machines: Iterable[T]) -> list[T]:
     """Return the machines that a selection takes, by name."""
-    return sorted(filter(_chooser(selection), machines), key=lambda m: m.name)
+    found = Index({"": selection})
+    return sorted((each for each in machines if found.of(each)), key=lambda m: m.name)
 
 
-def _chooser(selection: Selection) -> Callable[[Selectable], bool]:
-    """Return what tells whether a selection takes a machine, fit for thousands of them."""
-    named = frozenset(selection.machines)
-    if selection.patterns or selection.tags or selection.folders or selection.hosts:
-        return lambda machine: selects(selection, machine)
+class Index:
+    """Tells which of many selections take a machine, for thousands of machines.
 
-    def chosen(machine: Selectable) -> bool:
-        # Nearly all are of other policies: nothing but two looks into a set.
-        return (machine.id in named or machine.name in named) and selects(selection, machine)
+    A machine is looked up by what it is called and where it is; only patterns are tried one by one.
 
-    return chosen
+    Args:
+        selections: by a name for each.
+    """
+
+    def __init__(self, selections: Mapping[str, Selection]) -> None:
+        self._selections = selections
+        self._exact: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
+        self._patterns: defaultdict[str, list[tuple[str, Matches]]] = defaultdict(list)
+        self._folders: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        # Many machines share few folders.
+        self._of_folder: dict[tuple[str, str], list[str]] = {}
+        for name, selection in selections.items():
+            for kind in ("machines", "tags", "hosts"):
+                for each in getattr(selection, kind):
+                    self._exact[selection.platform, kind, each].append(name)
+            for folder in selection.folders:
+                self._folders[selection.platform].append((folder, name))
+            if selection.patterns:
+                pattern = "|".join(map(fnmatch.translate, selection.patterns))
+                self._patterns[selection.platform].append((name, re.compile(pattern).match))
+
+    def of(self, machine: Selectable) -> set[str]:
+        """Return the names of the selections that take a machine."""
+        platform, exact = machine.platform, self._exact
+        found: set[str] = set()
+        for key in ((platform, "machines", machine.id), (platform, "machines", machine.name),
+                    (platform, "hosts", machine.host),
+                    *((platform, "tags", tag) for tag in machine.tags)):  # fmt: skip
+            if key in exact:
+                found.update(exact[key])
+        if platform in self._patterns:
+            name = machine.name
+            found.update(each for each, match in self._patterns[platform] if match(name))
+        if platform in self._folders:
+            found.update(self._within(platform, machine.folder))
+        return {each for each in found if not _excluded(self._selections[each], machine)}
+
+    def _within(self, platform: str, folder: str) -> list[str]:
+        key = (platform, folder)
+        if key not in self._of_folder:
+            tops = self._folders[platform]
+            self._of_folder[key] = [name for top, name in tops if _within(folder, top)]
+        return self._of_folder[key]
 
 
 def missing(selection: Selection, machines: Sequence[Selectable]) -> list[str]:
@@ -104,5 +145,5 @@ def missing(selection: Selection, machines: Sequence[Selectable]) -> list[str]:
 
 def unprotected(machines: Iterable[T], policies: Sequence[Policy]) -> list[T]:
     """Return the machines that no enabled policy selects."""
-    active = [_chooser(policy.selection) for policy in policies if policy.enabled]
-    return [each for each in machines if not any(takes(each) for takes in active)]
+    index = Index({str(at): each.selection for at, each in enumerate(policies) if each.enabled})
+    return [each for each in machines if not index.of(each)]

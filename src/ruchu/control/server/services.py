@@ -37,10 +37,13 @@ from ruchu.control.policies import selecting
 from ruchu.control.policies.policies import Policies, PolicyRow
 from ruchu.control.policies.selecting import Machine
 from ruchu.control.questions.asker import Asker, secret_owners
+from ruchu.control.questions.point_asker import PointAsker
+from ruchu.control.reports.figures import Figures, Known
 from ruchu.control.schedules import windows
 from ruchu.control.schedules.scheduler import Scheduler
 from ruchu.control.server import scheduling
 from ruchu.control.server.acts import Acts
+from ruchu.control.server.coverage import Coverage
 from ruchu.control.server.defining import Defining, NodeStorages
 from ruchu.control.server.quotas import Quotas
 from ruchu.control.server.scheduling import ScheduledRuns
@@ -92,6 +95,7 @@ class Services:
     authority: Authority = field(init=False)
     hub: Hub = field(init=False)
     asker: Asker = field(init=False)
+    point_asker: PointAsker = field(init=False)
     results: Results = field(init=False)
     outcomes: Outcomes = field(init=False)
     scheduled: ScheduledRuns = field(init=False)
@@ -101,7 +105,9 @@ class Services:
     acts: Acts = field(init=False)
     defining: Defining = field(init=False)
     sites: Sites = field(init=False)
+    figures: Figures = field(init=False)
     quotas: Quotas = field(init=False)
+    coverage: Coverage = field(init=False)
     # Set while the server listens.
     listener: Listener | None = None
 
@@ -124,6 +130,7 @@ class Services:
         self.catalogue = Catalogue(database, self.events)
         self.policies = Policies(database, clock, self.events)
         self.runs = Runs(database, clock, self.events)
+        self.coverage = Coverage(self.inventory, self.policies)
         groups = self.accounts.groups
         self.quotas = Quotas(database, clock, groups, self.policies, self.inventory)
         self._of_nodes(database, clock)
@@ -135,6 +142,11 @@ class Services:
         self.acts.register()
         self._of_definitions()
         self.sites = Sites(database, clock, self.events, self.vault, self.alarms)
+        known = Known(
+            self.inventory, self.policies, self.storages, self.catalogue, self.settings,
+            self.alarms, self.next_starts,
+        )  # fmt: skip
+        self.figures = Figures(database, clock, known)
 
     def _of_nodes(self, database: Database, clock: Clock) -> None:
         self.nodes = NodeRecords(database, clock)
@@ -146,6 +158,7 @@ class Services:
         self.hub = Hub(self.nodes, self.tasks, self.authority, self.secrets_of, told, clock)
         places = (self.storages, self.catalogue)
         self.asker = Asker(self.hub, self.nodes, self.inventory, places, self.secrets_of, clock)
+        self.point_asker = PointAsker(self.hub, self.secrets_of)
 
     def _of_jobs(self, clock: Clock) -> None:
         places = (self.storages, self.catalogue)

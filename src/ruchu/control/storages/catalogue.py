@@ -128,6 +128,22 @@ class Catalogue:
             rows = connection.execute(query).all()
         return {(row.platform, row.name): row.newest for row in rows}
 
+    def newest_of(
+        self, names: Sequence[str], storages: Sequence[str] | None = None
+    ) -> dict[tuple[str, str], str]:
+        """Return the time of the newest point by platform and name, of things of these names.
+
+        `storages` are those that are looked at; None is all of them.
+        """
+        query = sa.select(
+            POINTS.c.platform, POINTS.c.name, sa.func.max(POINTS.c.time).label("newest")
+        ).where(POINTS.c.name.in_(names)).group_by(POINTS.c.platform, POINTS.c.name)  # fmt: skip
+        if storages is not None:
+            query = query.where(POINTS.c.storage.in_(storages))
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return {(row.platform, row.name): row.newest for row in rows}
+
     def newest_moments(self) -> dict[tuple[str, str], float]:
         """Return the moment of the newest point by platform and name, in seconds since 1970."""
         return {key: from_text(text).timestamp() for key, text in self.newest().items()}
@@ -137,6 +153,15 @@ class Catalogue:
         query = sa.select(sa.func.sum(POINTS.c.bytes_stored)).where(POINTS.c.storage == storage)
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar() or 0)
+
+    def sums(self, storage: str) -> tuple[int, int, int]:
+        """Return how many points a storage has, the bytes that were read for them, and kept."""
+        query = sa.select(
+            sa.func.count(), sa.func.sum(POINTS.c.bytes_read), sa.func.sum(POINTS.c.bytes_stored)
+        ).where(POINTS.c.storage == storage)
+        with self._database.reading() as connection:
+            count, read, stored = connection.execute(query).one()
+        return int(count), int(read or 0), int(stored or 0)
 
     def took(self, point: Mapping[str, Any], *, policy: str | None, run: str) -> None:
         """Take in a point that a run made."""
