@@ -152,17 +152,6 @@ def the_volume(image):
         yield volume
 
 
-def in_sectors(shown):
-    """Return it with data in whole sectors: so the kernel rounds what lies in an inode."""
-    data = []
-    for start, end in shown.data:
-        first, last = start // 4096 * 4096, min(-(-end // 4096) * 4096, shown.size)
-        if data and first <= data[-1][1]:
-            first = data.pop()[0]
-        data.append((first, last))
-    return replace(shown, data=tuple(data))
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", CASES)
 def test_a_guests_kernel_shows_what_we_show(libvirt_uri, program, tmp_path, name):
@@ -177,7 +166,7 @@ def test_a_guests_kernel_shows_what_we_show(libvirt_uri, program, tmp_path, name
         if case.made is WINDOWS:
             ours = {path: shown for path, shown in ours.items() if path}
         if kind == "btrfs":
-            ours = {path: in_sectors(shown) for path, shown in ours.items()}
+            ours = file_trees.in_sectors(ours)
         different = file_trees.differences(ours, kernels, ignoring=case.ignoring)
         assert not different, "\n".join(different[:20])
         found = volumes.allocation_of(volume, frozen=False)

@@ -6,7 +6,7 @@ The kernel's side is a list that `tests/system/file_tree.c` writes; the format i
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ruchu import commands
@@ -96,6 +96,21 @@ def safe_files(listing: bytes) -> dict[bytes, str]:
     """Return name and hash of what `file_tree churn` says to be safe; the last line may be torn."""
     lines = [line.split(b"\t") for line in listing.rstrip(b"\0").split(b"\n")[:-1]]
     return {bytes.fromhex(name.decode()): digest.decode() for name, digest in lines}
+
+
+def in_sectors(tree: Mapping[bytes, Shown]) -> dict[bytes, Shown]:
+    """Return a tree of Btrfs with data in whole sectors: so the kernel rounds what is in an inode."""
+    return {path: _in_sectors(shown) for path, shown in tree.items()}
+
+
+def _in_sectors(shown: Shown) -> Shown:
+    data: list[tuple[int, int]] = []
+    for start, end in shown.data:
+        first, last = start // 4096 * 4096, min(-(-end // 4096) * 4096, shown.size)
+        if data and first <= data[-1][1]:
+            first = data.pop()[0]
+        data.append((first, last))
+    return replace(shown, data=tuple(data))
 
 
 def _line(line: bytes) -> tuple[bytes, Shown]:
