@@ -4,12 +4,14 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 from ruchu.errors import ControlError, StorageError
 from ruchu.units import MIB
 
+_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # Buffers of a few megabytes come and go all the time. glibc would map and unmap each of them,
 # and the kernel would hand out zeroed pages anew; kept on the heap they are used again.
@@ -33,6 +35,14 @@ def tune_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
     mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def end_with_parent() -> None:
+    """Be asked to end (SIGTERM) when the thread that started this process ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ruchu.errors import NotFound, UsageError
 from ruchu.model.policies import Policy
 from ruchu.model.principals import ALL_GROUPS, Principal, Right
 
-RESTORING = frozenset({"restore", "instant", "instant-stop", "migration"})
+RESTORING = frozenset({"restore", "instant", "instant-stop", "migration", "files-return"})
 
 
 def require(by: Principal, right: Right, group: str, missing: str) -> None:
@@ -102,6 +102,19 @@ def points(
     for row in found:
         require(by, right, groups[row.storage], f"(point {prefix[:40]!r})")
     return found
+
+
+def point(
+    services: Services, by: Principal, prefix: str, right: Right, name: str = ""
+) -> tuple[PointRow, StorageRow]:
+    """Return a point and the storage to read it from: the one that is named, or the best one.
+
+    Raises:
+        NotFound, Forbidden: see `require`.
+    """
+    at = storage(services, by, name, right) if name else None
+    row = _on(services, by, prefix, at, right)
+    return row, storage(services, by, row.storage, right)
 
 
 def alarm(services: Services, by: Principal, name: str, right: Right = Right.VIEW) -> Alarm:

@@ -13,10 +13,11 @@ from ruchu.clock import Clock, to_text
 from ruchu.errors import AlreadyExists, ProtocolViolation, Refused, UsageError, WireError
 from ruchu.host import LoadMeter
 from ruchu.model.tasks import Ending, Order, TaskEvent
-from ruchu.nodes import identity
+from ruchu.nodes import identity, point_readers
 from ruchu.nodes.alarming import NodeAlarms
 from ruchu.nodes.guarding import Guarding
 from ruchu.nodes.identity import Layout
+from ruchu.nodes.point_readers import PointReaders
 from ruchu.nodes.questions import Questions
 from ruchu.nodes.runner import Heard, Runner, boot_id
 from ruchu.nodes.spool import Spool, Spools
@@ -100,6 +101,7 @@ class Node:
         self._later: dict[str, Order] = {}
         self._runner = Runner(self._spools, layout.registry, clock, self._heard, settings.programs)
         self._questions = Questions(settings.state, clock, self._answer)
+        self._points = PointReaders(settings.state, clock, self._answer)
         self._dialler = Dialler(layout.wire / IDENTITY, self, clock, rng, settings.patience)
         self._alarms = NodeAlarms(layout.alarms, self._dialler.send, clock, settings.tell)
         self._guarding = Guarding(layout.registry, self._alarms, clock, settings.tell)
@@ -126,6 +128,7 @@ class Node:
                 self._runner.close()
         finally:
             self._questions.close()
+            self._points.close()
 
     def _load(self) -> dict[str, Any]:
         load = {**identity.load(), **self._meter.look(), "tasks": len(self._runner.running())}
@@ -174,6 +177,8 @@ class Node:
                 self._runner.stop(message.task)
             case messages.Acknowledge():
                 self._acknowledge(message)
+            case messages.Ask() if message.what in point_readers.KINDS:
+                self._points.ask(message)
             case messages.Ask():
                 self._questions.ask(message)
             case messages.Welcome() | messages.Refuse():

@@ -25,7 +25,7 @@ CONTENT_MAX = 16 << 20
 _NS = 1_000_000_000
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # What nobody looks for files in; any other volume that cannot be searched is told.
-_NO_FILES = {"swap", "lvm-pv", "empty"}
+NO_FILES = {"swap", "lvm-pv", "empty"}
 
 Document = dict[str, Any]
 Tell = Callable[[str], None]
@@ -93,7 +93,7 @@ def listing(storages: Storages, prefix: str, path: bytes, *, recursive: bool) ->
 
 def _volumes(browser: Browser, *, recursive: bool) -> Iterator[Document]:
     for name, volume in browser.volumes.items():
-        fields, tree = _volume_fields(browser, name, volume)
+        fields, tree = volume_fields(browser, name, volume)
         yield fields
         if recursive and tree is not None:
             for item in browsing.walk(browsing.top(tree)):
@@ -101,7 +101,8 @@ def _volumes(browser: Browser, *, recursive: bool) -> Iterator[Document]:
                     yield entry_fields(item)
 
 
-def _volume_fields(browser: Browser, name: str, volume: Volume) -> tuple[Document, Tree | None]:
+def volume_fields(browser: Browser, name: str, volume: Volume) -> tuple[Document, Tree | None]:
+    """Return a volume as a document, and its files if they can be read."""
     reason, label, uuid, kind = volume.reason, "", "", volume.kind
     notes: tuple[str, ...] = ()
     tree = None
@@ -275,7 +276,7 @@ def find(
                 if not pattern.goes_on(pattern.step(pattern.start, name.encode())):
                     continue
                 if volume.reason or volume.container:
-                    if volume.kind not in _NO_FILES and not volume.container:
+                    if volume.kind not in NO_FILES and not volume.container:
                         tell(f"{found.head.point[:8]}: /{name} was not searched: {volume.reason}")
                     continue
                 for fields in _found(browser, name, pattern):

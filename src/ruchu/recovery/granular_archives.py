@@ -58,6 +58,9 @@ class Archive(Protocol):
     def add_stream(self, name: bytes, item: Item, stat: Stat, stream: str) -> None:
         """Write an alternate data stream of `stat.size` bytes as a file."""
 
+    def add_text(self, name: bytes, content: bytes) -> None:
+        """Write a file that was in no guest, such as one that says what is missing."""
+
     def finish(self) -> None:
         """Write the end."""
 
@@ -150,6 +153,11 @@ class TarArchive:
         pieces = self._reading.of(item, stat.size, stream)
         self._tar.add(Member(name, TYPES[NodeKind.FILE], stat, stat.size), pieces)
 
+    def add_text(self, name: bytes, content: bytes) -> None:
+        """Write a file of our own; see `Archive.add_text`."""
+        stat = Stat(NodeKind.FILE, len(content), len(content), 0o644)
+        self._tar.add(Member(name, TYPES[NodeKind.FILE], stat, stat.size), [content])
+
     def finish(self) -> None:
         """Write the end."""
         self._tar.finish()
@@ -196,6 +204,11 @@ class ZipArchive:
         """Write a stream; see `Archive.add_stream`."""
         pieces = self._reading.of(item, stat.size, stream)
         self._put(self._info(name, stat, modes.S_IFREG), pieces)
+
+    def add_text(self, name: bytes, content: bytes) -> None:
+        """Write a file of our own; see `Archive.add_text`."""
+        stat = Stat(NodeKind.FILE, len(content), len(content), 0o644)
+        self._put(self._info(name, stat, modes.S_IFREG), iter([memoryview(content)]))
 
     def finish(self) -> None:
         """Write the list of entries."""

@@ -277,5 +277,6 @@ _PLANS: Mapping[str, Callable[[Planner, RunRow], Plan]] = {
     "repair": _plan_on_storage,
     "evacuate": _plan_evacuation,
     "delete-points": _plan_on_storage,
+    "files-return": _plan_restore,
 }
 KINDS = tuple(_PLANS)

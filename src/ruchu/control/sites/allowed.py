@@ -55,7 +55,7 @@ ALLOWED = (
 
 
 _RUNS = "/runs"
-_RESTORING = frozenset({"restore", "instant", "instant-stop", "migration"})
+_RESTORING = frozenset({"restore", "instant", "instant-stop", "migration", "files-return"})
 
 
 def right_of(method: str, path: str, body: Any = None) -> Right:
