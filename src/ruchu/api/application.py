@@ -19,6 +19,7 @@ from ruchu.api import (
     routes_identities,
     routes_inventory,
     routes_nodes,
+    routes_overview,
     routes_people,
     routes_points,
     routes_policies,
@@ -68,6 +69,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     routes_definitions.router,
     routes_sites.router,
     routes_events.router,
+    routes_overview.router,
     routes_system.router,
 )
 # Endpoints that answer without anybody being signed in.

@@ -204,6 +204,12 @@ TABLE: Mapping[str, Need] = {
     "detach_site": _CONFIGURES,
     "refresh_site": _SEES_ALL,
     "call_site": _SEES_ALL,
+    # Figures.
+    "overview": _LISTS,
+    "load": _SEES_ALL,
+    "report_protection": _LISTS,
+    "report_capacity": _LISTS,
+    "report_success": _LISTS,
     # The server.
     "authority": _OPEN,
     "follow_events": _need(Where.ANY, Right.VIEW),

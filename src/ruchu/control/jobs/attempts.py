@@ -210,5 +210,6 @@ def _summary(run: RunRow, tasks: Sequence[TaskRow]) -> dict[str, Any]:
         "failed": sum(task.outcome == Outcome.FAILED for task in tasks),
         "points": [m["point"] for m in machines if m.get("ok")],
         "bytes_read": sum(m.get("bytes_read") or 0 for m in machines),
+        "bytes_full": sum(m.get("bytes_read") or 0 for m in machines if m.get("kind") == "full"),
         "bytes_stored": sum(m.get("bytes_stored") or 0 for m in machines),
     }

@@ -10,7 +10,7 @@ RUNS = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column("policy", sa.Text, index=True),
+    sa.Column("policy", sa.Text),
     sa.Column("started_by", sa.Text, nullable=False),
     sa.Column("due", sa.Text),
     sa.Column("priority", sa.Integer, nullable=False, default=5),
@@ -28,6 +28,12 @@ RUNS = sa.Table(
     sa.Column("summary", sa.JSON, nullable=False),
 )
 sa.Index("ix_runs_state", RUNS.c.state)
+# How runs of the last days ended is counted in this index alone.
+sa.Index(
+    "ix_runs_ended", RUNS.c.ended, RUNS.c.kind, RUNS.c.state, RUNS.c.resource_group, RUNS.c.policy
+)
+# The newest run of each of hundreds of policies is found without reading the others.
+sa.Index("ix_runs_policy_created", RUNS.c.policy, RUNS.c.created)
 # Everything that a list is filtered by, so that a search reads this and not the runs themselves.
 sa.Index(
     "ix_runs_search", RUNS.c.created, RUNS.c.id, RUNS.c.name, RUNS.c.kind, RUNS.c.state,

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ruchu.host import LoadMeter
 KEPT = 60
 # Nodes are a few dozen; what was revoked long ago must not stay for ever.
 NODES_MAX = 1000
-FIGURES = ("cpu", "memory", "memory_used", "received", "sent", "read", "written")
+FIGURES = ("cpu", "memory", "memory_used", "received", "sent", "read", "written", "rate")
 _SERVER = ""
 
 
@@ -24,7 +24,8 @@ class Sample:
 
     Attributes:
         at: RFC 3339.
-        figures: by the names in `FIGURES`, as `ruchu.host.LoadMeter` tells them.
+        figures: by the names in `FIGURES`, as `ruchu.host.LoadMeter` tells them; `rate`, of the
+            server only, is how many bytes a second all runs move.
     """
 
     at: str
@@ -71,8 +72,13 @@ def _is_figure(value: object) -> bool:
 class LoadWatch:
     """A thread that looks at the host of the server, at the pace of heartbeats."""
 
-    def __init__(self, loads: Loads, clock: Clock) -> None:
+    def __init__(
+        self, loads: Loads, clock: Clock, rate: Callable[[], float], tell: Callable[[str], None]
+    ) -> None:
+        """Take what returns how many bytes a second all runs move, and who hears of failures."""
         self._loads = loads
+        self._tell = tell
+        self._rate = rate
         self._meter = LoadMeter(clock.monotonic)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ruchu-load", daemon=True)
@@ -88,4 +94,7 @@ class LoadWatch:
 
     def _work(self) -> None:
         while not self._end.wait(HEARTBEAT_S):
-            self._loads.saw_server(self._meter.look())
+            try:
+                self._loads.saw_server({**self._meter.look(), "rate": self._rate()})
+            except Exception as error:  # noqa: BLE001 - the edge of the thread: it is told
+                self._tell(f"load: {error!r}")

@@ -138,7 +138,8 @@ def _threads(
     yield schedules.begin, schedules.close
     watch = NodeWatch(services.nodes, services.hub, services.tasks, services.alarms.raise_alarm)
     yield watch.begin, watch.close
-    load = LoadWatch(services.hub.loads, clock)
+    rate = services.figures.progress.rate
+    load = LoadWatch(services.hub.loads, clock, rate, settings.tell)
     yield load.begin, load.close
     house = Housekeeping(services, settings.tell)
     yield house.begin, house.close
