@@ -34,7 +34,8 @@ def install(app: FastAPI, services: Services) -> None:
     """Let an application that answers the API show the console as well."""
     house = House(services, app, Feed(services.events))
     _load_pages()
-    for each in visiting.PAGES.values():
+    # An address without parts is meant before one with: `/policies/new`, `/policies/{policy}`.
+    for each in sorted(visiting.PAGES.values(), key=lambda each: each.path.count("{")):
         _register(each, house)
     entrance.register(house)
     outside = FastAPI(openapi_url=None)

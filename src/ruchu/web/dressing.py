@@ -37,6 +37,10 @@ def head() -> None:
     """Give the page that is being made the style of the console."""
     ui.add_head_html(
         f'<link rel="stylesheet" href="/_ruchu/console.css?{__version__}">'
+        f'<link rel="stylesheet" href="/_ruchu/operations.css?{__version__}">'
+        f'<link rel="stylesheet" href="/_ruchu/restore.css?{__version__}">'
+        f'<link rel="stylesheet" href="/_ruchu/resources.css?{__version__}">'
+        f'<link rel="stylesheet" href="/_ruchu/policies.css?{__version__}">'
         f'<script src="/_ruchu/console.js?{__version__}"></script>'
         '<link rel="icon" href="/_ruchu/mark.svg" type="image/svg+xml">'
     )
