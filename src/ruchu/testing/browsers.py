@@ -45,9 +45,23 @@ WAIT_MS = 30_000
 _DROPPED = "net::ERR_ABORTED"
 # The line of a page is up: what it shows from here on is what the server says.
 _CONNECTED = "() => window.did_handshake === true && window.socket.connected"
-# Fonts are there and every picture of the page has come or failed.
-_DRAWN = """() => document.fonts.status === 'loaded'
-    && [...document.images].every((image) => image.complete)"""
+# Fonts are there, every picture of the page has come or failed, and nothing has changed for a
+# moment: what pages fetch after they were shown is in place.
+_DRAWN = """async () => {
+    const limit = performance.now() + 10000;
+    await document.fonts.ready;
+    await new Promise((resolve) => {
+        const done = () => { watching.disconnect(); resolve(); };
+        let timer = setTimeout(done, 300);
+        const watching = new MutationObserver(() => {
+            clearTimeout(timer);
+            timer = setTimeout(done, performance.now() < limit ? 300 : 0);
+        });
+        watching.observe(document.body, {subtree: true, childList: true, characterData: true});
+    });
+    await Promise.all([...document.images].filter((each) => !each.complete).map(
+        (each) => new Promise((resolve) => { each.onload = each.onerror = resolve; })));
+}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +233,7 @@ def show(page: Page, path: str) -> None:
 def settle(page: Page) -> None:
     """Wait until a page's line to the server is up, and all is drawn."""
     page.wait_for_function(_CONNECTED)
-    page.wait_for_load_state("networkidle")
-    page.wait_for_function(_DRAWN)
+    page.evaluate(_DRAWN)
 
 
 def no_horizontal_scroll(page: Page) -> None:

@@ -42,6 +42,7 @@ class Process:
         text = self.popen.stdout.readline()
         if not text:
             self.popen.wait(END_LIMIT_S)
+            self.popen.stdout.close()
             raise CommandFailed(f"{self.command}: {self.log.read_text()[-2000:]}")
         self.line = json.loads(text)
 

@@ -131,7 +131,10 @@ class Api:
         await self.app(self._scope(method, path, query or {}, len(sent), tag), receive, heard.send)
         content = b"".join(heard.parts)
         kind = heard.headers.get("content-type", "")
-        found = json.loads(content) if "json" in kind else content.decode() if content else None
+        # An answer of 204 may name a kind, and has no content.
+        found: Any = content.decode() if content else None
+        if content and "json" in kind:
+            found = json.loads(content)
         if heard.status >= 400:
             raise Answered(found if isinstance(found, dict) else {"status": heard.status})
         return Answer(found, heard.headers)

@@ -91,6 +91,12 @@ async def _sign_in(request: Request, house: House, language: Language) -> None:
                 return
             if answer["body"].get("code") == "code-needed":
                 code.set_visibility(True)
+            if answer["body"].get("code") == "not-authenticated":
+                # Which of them, nobody is told.
+                asked = code.visible
+                complaint.say(say("Name, password or code is not right.") if asked
+                              else say("Name or password is not right."))  # fmt: skip
+                return
             complaint.say(_told(answer["body"], language))
 
         ui.button(say("Sign in"), on_click=go).props("unelevated no-caps").classes("r-wide").mark(

@@ -1,0 +1,171 @@
+"""Every page of the console, on a server with a month behind it, in both languages and themes."""
+
+import functools
+import re
+from importlib import resources
+
+import pytest
+
+from ruchu.testing import browsers, console_sample
+from ruchu.testing.browsers import DESKTOP, PHONE
+from ruchu.web import console, language, visiting
+from ruchu.web.language import CHINESE, ENGLISH, Language
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("console-pages"),
+]
+console._load_pages()
+PAGES = sorted(visiting.PAGES)
+ENTRANCES = {"/login": "Sign in", "/first": "First administrator", "/password": "Choose a password"}
+# Each page is looked at as these two; then again in the size of the other one.
+LOOKS = {ENGLISH: (DESKTOP, "light"), CHINESE: (PHONE, "dark")}
+_HAN = re.compile(r"[\u3400-\u9fff]")
+# What a person reads or is read: texts and labels, without names of things and of languages.
+_TEXTS = """() => {
+    const apart = (element) => element.closest(
+        'script, style, noscript, .q-icon, [translate=no], body [lang]');
+    const shown = (element) => element.checkVisibility({visibilityProperty: true});
+    const found = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const element = walker.currentNode.parentElement;
+        const text = walker.currentNode.textContent.trim();
+        if (text && !apart(element) && shown(element)) found.push(text);
+    }
+    for (const name of ['aria-label', 'placeholder', 'title', 'alt'])
+        for (const element of document.querySelectorAll(`body [${name}]`))
+            if (element.getAttribute(name).trim() && !apart(element) && shown(element))
+                found.push(element.getAttribute(name).trim());
+    return [...new Set(found)];
+}"""
+_HEADINGS = """() => [...document.querySelectorAll('h1, [role=heading][aria-level="1"]')]
+    .filter((each) => each.checkVisibility({visibilityProperty: true}))
+    .map((each) => each.textContent.trim())"""
+_AXE = """async () => {
+    const found = await axe.run(document, {resultTypes: ['violations']});
+    return found.violations.filter((each) => ['serious', 'critical'].includes(each.impact)).map(
+        (each) => `${each.impact}: ${each.id}: ` + each.nodes.slice(0, 4).map(
+            (node) => `${node.target} ${node.failureSummary}`.replaceAll('\\n', ' ')).join(' | '));
+}"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with console_sample.sample(tmp_path_factory.mktemp("sample")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browsers.browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def windows(made, chromium):
+    """A window of each look, kept open from page to page."""
+    with (
+        browsers.visitor(chromium, made.console, **look(ENGLISH)) as english,
+        browsers.visitor(chromium, made.console, **look(CHINESE)) as chinese,
+    ):
+        yield {ENGLISH: english, CHINESE: chinese}
+
+
+def look(code):
+    size, theme = LOOKS[code]
+    return {"size": size, "theme": theme, "language": code}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_whole(made, windows, path):
+    title = visiting.PAGES[path].title
+    wrong = [
+        fault
+        for code, window in windows.items()
+        for fault in faults(window, path.format_map(made.things), Language(code).say(title), code)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", ENTRANCES)
+def test_an_entrance_is_whole(made, chromium, path):
+    wrong = []
+    for code in LOOKS:
+        with browsers.visitor(chromium, made.console, **look(code), account=None) as window:
+            wrong += faults(window, path, Language(code).say(ENTRANCES[path]), code)
+    assert not wrong, "\n".join(wrong)
+
+
+def faults(window, address, title, code):
+    """Yield what is wrong with a page."""
+    page = window.page
+    where = f"{address} [{code}]"
+    page.set_viewport_size(LOOKS[code][0])
+    browsers.show(page, address)
+    if page.title() != f"{title} · Ruchu":
+        yield f"{where}: its title is {page.title()!r}, not {title!r}"
+    headings = page.evaluate(_HEADINGS)
+    if len(headings) != 1:
+        yield f"{where}: headings of the first level: {headings}"
+    yield from (f"{where}: not translated: {text!r}" for text in foreign(page, code))
+    page.evaluate(axe())
+    yield from (f"{where}: {found}" for found in page.evaluate(_AXE))
+    for size in (DESKTOP, PHONE):
+        page.set_viewport_size(size)
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+        yield from too_wide(page, where)
+    yield from window.watch.faults
+    window.watch.faults.clear()
+
+
+def too_wide(page, where):
+    try:
+        browsers.no_horizontal_scroll(page)
+    except AssertionError as error:
+        yield f"{where}: {error}"
+
+
+@functools.cache
+def axe():
+    return (resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+
+# ------------------------------------------------------------------------------------- languages
+
+
+def foreign(page, code):
+    """Return the texts of a page that are in the other language."""
+    texts = page.evaluate(_TEXTS)
+    if code == CHINESE:
+        return [text for text in texts if is_english(text)]
+    return [text for text in texts if _HAN.search(without_names(text))]
+
+
+def without_names(text):
+    for _, display, _, _ in console_sample._PEOPLE:
+        text = text.replace(display, "")
+    return text
+
+
+def is_english(text):
+    return any(pattern.fullmatch(text) for pattern in english()) or text in plain()
+
+
+@functools.cache
+def plain():
+    """The English texts that read otherwise in Chinese."""
+    known = language.catalogue(CHINESE)
+    return {text for text, chinese in known.items() if chinese != text and "{" not in text}
+
+
+@functools.cache
+def english():
+    """Patterns of the English texts with facts in them, as far as they have words of their own."""
+    found = []
+    for text, chinese in language.catalogue(CHINESE).items():
+        words = re.split(r"{[^}]*}", text)
+        if len(words) > 1 and chinese != text and re.search(r"[A-Za-z]{3}", "".join(words)):
+            found.append(re.compile(".+".join(re.escape(word) for word in words), re.DOTALL))
+    return found
