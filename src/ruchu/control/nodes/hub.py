@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ruchu import __version__
-from ruchu.clock import Clock, to_text
+from ruchu.clock import Clock, from_text, to_text
 from ruchu.control.nodes.dispatch import SecretsOf, order_of
 from ruchu.control.nodes.intake import Heard, Intake
 from ruchu.control.nodes.loads import Loads
@@ -67,6 +67,8 @@ class Hub:
         # By node: when it was heard of last, and its load, as far as that is not written down.
         self._beats: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self._beaten = float("-inf")
+        # By node: how many seconds its clock was ahead of ours at its last heartbeat.
+        self._clocks_off_s: dict[str, float] = {}
 
     def begin(self) -> None:
         """Write down what nodes tell, from now on."""
@@ -142,7 +144,7 @@ class Hub:
             case messages.TaskEnding():
                 self._intake.ending(link, message.ending)
             case messages.Heartbeat():
-                self._beat(link.node, message.load)
+                self._beat(link.node, message)
             case messages.NodeAlarm():
                 self._alarm_of_node(link, message)
             case _:
@@ -164,13 +166,20 @@ class Hub:
         if is_id(identity):
             link.send(messages.Acknowledge(str(identity), 1, 0, ended=True))
 
-    def _beat(self, node: str, load: Mapping[str, Any]) -> None:
+    def _beat(self, node: str, beat: messages.Heartbeat) -> None:
+        now = self._clock.now()
         with self._lock:
-            self._beats[node] = to_text(self._clock.now()), dict(load)
+            self._beats[node] = to_text(now), dict(beat.load)
+            self._clocks_off_s[node] = (from_text(beat.at) - now).total_seconds()
             due = self._clock.monotonic() - self._beaten >= BEATS_S
-        self.loads.heard(node, load)
+        self.loads.heard(node, beat.load)
         if due:
             self.note_beats()
+
+    def clock_off_s(self, node: str) -> float | None:
+        """Return how many seconds the clock of a node is ahead of ours; None before it told."""
+        with self._lock:
+            return self._clocks_off_s.get(node)
 
     def note_beats(self) -> None:
         """Write down which nodes were heard of."""

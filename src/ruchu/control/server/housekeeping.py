@@ -12,6 +12,7 @@ from ruchu.control.jobs.tables import RUN_EVENTS, RUNS
 from ruchu.control.policies import selecting
 from ruchu.control.repeats.tables import REPEATS
 from ruchu.control.schedules import targets
+from ruchu.control.server import node_checks
 from ruchu.control.server.services import Services
 from ruchu.control.server.telling import Reporting
 from ruchu.control.storages.storages import StorageRow
@@ -38,6 +39,7 @@ class Housekeeping:
         self._chores: tuple[tuple[timedelta, Callable[[], None]], ...] = (
             (timedelta(minutes=1), self.look_at_targets),
             (timedelta(minutes=1), self.end_moments),
+            (timedelta(minutes=1), self.look_at_nodes),
             (timedelta(minutes=5), self.look_at_storages),
             (timedelta(minutes=10), self.look_at_platforms),
             (timedelta(minutes=15), self.reap),
@@ -102,6 +104,10 @@ class Housekeeping:
                 text = f"Policy {policy.name} asks for {policy.rpo_minutes} minutes; last: {last}."
                 facts = {"policy": policy.name, "group": policy.group}
                 services.alarms.raise_alarm(_RPO, Severity.ERROR, found.name, text, facts)
+
+    def look_at_nodes(self) -> None:
+        """Warn of nodes with a wrong clock, or whose certificate ends before they come back."""
+        node_checks.look(self._services)
 
     def end_moments(self) -> None:
         """Close alarms of what happened once: a person knows, or it did not come again."""
