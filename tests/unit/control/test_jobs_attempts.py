@@ -125,6 +125,23 @@ def test_what_may_help_is_tried_again_later_and_only_what_failed(world):
     assert [task.attempt for task in world.tasks.of_run(run)] == [1, 2]
 
 
+def test_what_a_chatty_run_told_does_not_let_its_tasks_go_again_twice(world):
+    run = world.new()
+    world.starter.round()
+    world.attempt(run, AGAIN)
+    for number in range(states.PAGE_MAX):
+        world.runs.note(run, "log", {"text": f"line {number}"})
+    world.clock.move(datetime.timedelta(seconds=61))
+    world.starter.round()
+    world.attempts.plan(run, 2)
+    (task,) = world.tasks.of_run(run)
+    world.tasks.send(task.id, "n")
+    world.tasks.end("n", Ending(task.id, task.attempt, AT, *BAD[:1], {}, BROKEN))
+    # The step is repeated after a crash: the task that failed meanwhile must not begin once more.
+    world.attempts.plan(run, 2)
+    assert [task.attempt for task in world.tasks.of_run(run)] == [2]
+
+
 def test_attempts_end(world):
     run = world.new()
     world.starter.round()

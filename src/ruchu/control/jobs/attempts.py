@@ -80,8 +80,8 @@ class Attempts:
 
     def _repeated(self, run: RunRow, attempt: int) -> bool:
         """Tell whether the tasks were let go again for this attempt before a crash."""
-        events = self._runs.history(run.id)
-        return any(e["name"] == "repeated" and e["body"].get("attempt") == attempt for e in events)
+        noted = self._runs.noted(run.id, "repeated")
+        return any(body.get("attempt") == attempt for body in noted)
 
     def _remember(self, run: RunRow, problems: Sequence[Mapping[str, str]], *, retry: bool) -> None:
         kept = list(problems[:PROBLEMS_MAX])

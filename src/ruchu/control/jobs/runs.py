@@ -292,6 +292,14 @@ class Runs:
         with self._database.reading() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
 
+    def noted(self, run: str, name: str) -> list[Mapping[str, Any]]:
+        """Return the bodies of the events of one name in the history of a run, oldest first."""
+        query = sa.select(RUN_EVENTS.c.body).where(
+            RUN_EVENTS.c.run == run, RUN_EVENTS.c.name == name
+        )
+        with self._database.reading() as connection:
+            return list(connection.execute(query.order_by(RUN_EVENTS.c.number)).scalars())
+
     def ask(self, run: str, *, stop: bool | None = None, pause: bool | None = None) -> RunRow:
         """Ask a run to stop, to pause, or to go on.
 
