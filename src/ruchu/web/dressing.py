@@ -41,6 +41,8 @@ def head() -> None:
         f'<link rel="stylesheet" href="/_ruchu/restore.css?{__version__}">'
         f'<link rel="stylesheet" href="/_ruchu/resources.css?{__version__}">'
         f'<link rel="stylesheet" href="/_ruchu/policies.css?{__version__}">'
+        f'<link rel="stylesheet" href="/_ruchu/overview.css?{__version__}">'
+        f'<link rel="stylesheet" href="/_ruchu/files.css?{__version__}">'
         f'<script src="/_ruchu/console.js?{__version__}"></script>'
         '<link rel="icon" href="/_ruchu/mark.svg" type="image/svg+xml">'
     )
