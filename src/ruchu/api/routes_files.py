@@ -268,7 +268,8 @@ def _transfer(
             return
 
     name = _file_name(row, str(found["name"]), image="disk" in asked)
-    return Transfer(Content(name, size, read, close, ended), counters.pool)
+    reading = transfers.patient(read, services.clock)
+    return Transfer(Content(name, size, reading, close, ended), counters.pool)
 
 
 def _file_name(row: PointRow, name: str, *, image: bool) -> str:

@@ -21,7 +21,8 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from ruchu.api import problems
-from ruchu.errors import NodeFailed, ProtocolViolation, RuchuError, TooMany
+from ruchu.clock import Clock
+from ruchu.errors import NodeAway, NodeFailed, ProtocolViolation, RuchuError, TooMany
 
 PART_BYTES = 1 << 20
 """As much as a node hands out at once."""
@@ -31,6 +32,10 @@ TRANSFERS_EACH_MAX = 4
 """For one account, so that nobody keeps all others out."""
 NAME_LENGTH_MAX = 180
 """Characters of a name: browsers add to it, and a file system takes 255 bytes."""
+
+AWAY_LIMIT_S = 15.0
+"""A line that was cut is dialled again within a second or two; a node that died comes no more."""
+_AWAY_PAUSE_S = 0.5
 
 Read = Callable[[int, int], dict[str, Any]]
 
@@ -169,6 +174,22 @@ class Transfer(Response):
             hint="Behind nginx: proxy_http_version 1.1;",
         )  # fmt: skip
         await answer(scope, receive, send)
+
+
+def patient(read: Read, clock: Clock) -> Read:
+    """Return what reads a part again while the line to its node is cut, for a while."""
+
+    def reading(offset: int, length: int) -> dict[str, Any]:
+        limit = clock.monotonic() + AWAY_LIMIT_S
+        while True:
+            try:
+                return read(offset, length)
+            except NodeAway:
+                if clock.monotonic() > limit:
+                    raise
+                clock.sleep(_AWAY_PAUSE_S)
+
+    return reading
 
 
 class _Broken(Exception):

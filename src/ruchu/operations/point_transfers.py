@@ -145,6 +145,8 @@ class Pipe:
         self._changed = threading.Condition()
         self._waiting = bytearray()
         self._taken = 0
+        # A part whose answer was lost on the line is asked for again.
+        self._last = b""
         self._ended = False
         self._failure: RuchuError | None = None
         self.closed = False
@@ -180,6 +182,8 @@ class Pipe:
             RuchuError: whoever writes failed.
         """
         with self._changed:
+            if self._last and offset == self._taken - len(self._last):
+                return self._last[:length]
             if offset != self._taken:
                 raise UsageError(f"(an archive is read once, from {self._taken} on)")
             self._changed.wait_for(
@@ -190,6 +194,7 @@ class Pipe:
             found = bytes(self._waiting[:length])
             del self._waiting[:length]
             self._taken += len(found)
+            self._last = found
             self._changed.notify_all()
         return found
 
