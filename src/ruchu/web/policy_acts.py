@@ -51,7 +51,11 @@ async def enable(visit: Visit, policy: str, *, enabled: bool) -> bool:
         acting.tell_problem(visit, error)
         return False
     document = {**answer.body["policy"], "enabled": enabled}
-    done = visit.say("Its schedules start backups.") if enabled else visit.say("It is off: its schedules start nothing.")
+    done = (
+        visit.say("Its schedules start backups.")
+        if enabled
+        else visit.say("It is off: its schedules start nothing.")
+    )
     call = visit.api.put(f"/policies/{part(policy)}", document, answer.tag)
     return await acting.act(visit, call, done) is not None
 

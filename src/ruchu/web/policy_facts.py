@@ -49,7 +49,6 @@ def facts(language: Language, document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _how(language: Language, document: Mapping[str, Any]) -> dict[str, Any]:
     say, options = language.say, document["options"]
-    usual = policy_form.blank()
     found: dict[str, Any] = {say("Machines at the same time"): str(document["parallel"])}
     if "level" in options:
         found[say("Compression level")] = str(options["level"])
@@ -61,6 +60,11 @@ def _how(language: Language, document: Mapping[str, Any]) -> dict[str, Any]:
         found[say("Left out")] = left_out(language, str(options["leave_out"]))
     if options.get("disks"):
         found[say("Only the disks")] = policy_words.join(language, options["disks"])
+    return found | _order(language, document)
+
+
+def _order(language: Language, document: Mapping[str, Any]) -> dict[str, Any]:
+    say, usual, found = language.say, policy_form.blank(), {}
     if document["priority"] != usual["priority"]:
         found[say("Priority")] = str(document["priority"])
     if document["nodes"]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ruchu.control.policies import documents
 from ruchu.errors import RuchuError
+from ruchu.guests import extraction
 from ruchu.model.policies import Policy, Retention, Selection
 from ruchu.web import policy_lines
 from ruchu.web.language import later
@@ -280,6 +281,14 @@ def _text_problems(form: Form) -> dict[str, str]:
         if not policy_lines.is_date(day):
             found["holidays"] = later("Dates such as 2027-02-06.")
     return found
+
+
+def reasons(text: str | None) -> list[str]:
+    """Return what is left out, such as `free,swap`, as a list; `all` is what it stands for."""
+    words = [each.strip() for each in (text or "").split(",") if each.strip()]
+    if "all" in words:
+        words = [*(set(extraction.REASONS) - {extraction.RECYCLE}), *words]
+    return sorted({each for each in words if each not in {"all", "none"}})
 
 
 def step_of(name: str) -> str:

@@ -1,9 +1,11 @@
 """Policies in words, in the language of who looks. Pure."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from babel import dates
 
 from ruchu.control.schedules import wording
 from ruchu.model import schedules
@@ -12,7 +14,7 @@ from ruchu.web.language import CHINESE, Language, later
 from ruchu.web.parts import marks
 from ruchu.web.parts.marks import GOOD, QUIET, Mark
 
-OFF = Mark(later("Off"), QUIET, "pause_circle")
+OFF = Mark(later("Switched off"), QUIET, "pause_circle")
 ON = Mark(later("On by schedule"), GOOD, "event_available")
 BY_HAND = Mark(later("By hand only"), QUIET, "touch_app")
 NEVER = Mark(later("Never ran"), QUIET, "remove_circle_outline")
@@ -195,7 +197,7 @@ STATES: Mapping[str, str] = {
     "failed": later("Last run failed"),
     "running": later("Under way"),
     "never": later("Never ran"),
-    "off": later("Off"),
+    "off": later("Switched off"),
 }
 
 
@@ -228,6 +230,12 @@ def space(language: Language, preview: Mapping[str, Any]) -> list[tuple[str, str
     return found
 
 
+def first_bytes(preview: Mapping[str, Any]) -> int:
+    """Return what the first backup will take."""
+    ratio = preview["ratio"] if preview["ratio"] is not None else RATIO_ASSUMED
+    return round(preview["disk_bytes"] * ratio)
+
+
 def assumptions(language: Language, preview: Mapping[str, Any]) -> str:
     """Return what a prediction of space assumes."""
     say = language.say
@@ -245,6 +253,10 @@ def assumptions(language: Language, preview: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def _age(language: Language, days: float) -> str:
+    return dates.format_timedelta(datetime.timedelta(days=days), locale=language.locale)
+
+
 def remains(language: Language, remaining: Mapping[str, Any] | None) -> str:
     """Return what retention leaves of a machine in the long run."""
     say = language.say
@@ -253,7 +265,5 @@ def remains(language: Language, remaining: Mapping[str, Any] | None) -> str:
     return say(
         "In the long run {points} remain of each machine, the oldest {age} old.",
         points=points(language, remaining["points"]),
-        age=language.duration(remaining["oldest_days"] * 86400),
+        age=_age(language, remaining["oldest_days"]),
     )
-
-

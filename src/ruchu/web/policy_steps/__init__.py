@@ -1,0 +1,1 @@
+"""The steps of the wizard that makes and changes policies."""
