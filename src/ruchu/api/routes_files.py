@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from ruchu.api import auditing, problems, reach, transfers
@@ -163,7 +163,7 @@ def search_files(
 
 
 @router.get(
-    "/points/{point}/files/content", response_class=Transfer,
+    "/points/{point}/files/content", response_class=Response,
     responses={**problems.responses(404, 409, 426, 502), **_STREAM},
 )  # fmt: skip
 def fetch_files(
@@ -215,7 +215,7 @@ def return_files(
 
 
 @router.get(
-    "/points/{point}/disks/{disk}/image", response_class=Transfer,
+    "/points/{point}/disks/{disk}/image", response_class=Response,
     responses={**problems.responses(404, 409, 426, 502), **_STREAM},
 )  # fmt: skip
 def disk_image(

@@ -101,6 +101,12 @@ REQUESTS = {
     "remove_storage": lambda _: {"storage": "main", **IF},
     "refresh_storage": lambda _: {"storage": "main"},
     "show_point": lambda _: {"point": POINTS[0]},
+    "list_files": lambda _: {"point": POINTS[0]},
+    "search_files": lambda _: {"point": POINTS[0], "params": {"pattern": "x"}},
+    "fetch_files": lambda _: {"point": POINTS[0], "params": {"path": "/vda1/x"}},
+    "return_files": lambda _: {"point": POINTS[0], "json": {
+        "keys": ["L3g"], "machine": "web-0", "directory": "/root/back"}},
+    "disk_image": lambda _: {"point": POINTS[0], "disk": "vda"},
     "star": lambda _: {"point": POINTS[0], "json": {"starred": True}},
     "delete_points": lambda _: {"json": {"storage": "main", "points": POINTS}},
     "add_policy": lambda _: {"json": {**POLICY, "name": "weekly"}},
