@@ -123,6 +123,7 @@ class AlarmSeen:
     severity: str
     last_at: str
     text: str
+    facts: Mapping[str, Any]
     acknowledged: bool
 
 
@@ -332,10 +333,16 @@ def _alarms(found: Sequence[Alarm], groups: Groups) -> Alarms:
     counts = Counter(each.severity.value for each in seen)
     first = [
         AlarmSeen(each.id, each.code, each.subject, each.severity.value, each.last_at,
-                  each.text[:300], each.acknowledged_by is not None)
+                  each.text[:300], _short(each.facts), each.acknowledged_by is not None)
         for each in seen[:SHOWN_MAX]
     ]  # fmt: skip
     return Alarms(counts["critical"], counts["error"], counts["warning"], counts["info"], first)
+
+
+def _short(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that a headline may name: those that are no lists."""
+    return {key: value[:300] if isinstance(value, str) else value
+            for key, value in facts.items() if isinstance(value, str | int | float)}  # fmt: skip
 
 
 def _json(overview: Overview) -> bytes:
