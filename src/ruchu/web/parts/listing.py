@@ -90,7 +90,7 @@ class Listing:
                   "classes": each.classes} for each in columns]  # fmt: skip
         if on_act is not None:
             shown.append(
-                {"name": "acts", "label": "", "field": "acts", "align": "right", "classes": ""}
+                {"name": "acts", "label": "", "field": "id", "align": "right", "classes": ""}
             )
         with ui.element("div").classes("r-listing"):
             self._table = ui.table(columns=shown, rows=[], row_key="id")

@@ -14,4 +14,13 @@ window.ruchu = {
     const text = await answer.text();
     return { status: answer.status, body: text ? JSON.parse(text) : null };
   },
+  async copy(text, name) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      getSelection().selectAllChildren(document.querySelector(`[data-test="${name}"]`));
+      return false;
+    }
+  },
 };
