@@ -26,7 +26,7 @@ SETUP_INPUTS := Makefile pyproject.toml requirements/build.lock requirements/dev
 SETUP_STAMP := $(VENV)/setup.sha256
 BENCH_STAMP := $(VENV)/bench.sha256
 
-.PHONY: help setup demo run test faults long cover lint check bench bench-streams bench-control lock clean vm-packages judges
+.PHONY: help setup demo run test faults long cover lint check bench bench-streams bench-control screenshots lock clean vm-packages judges
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,6 +114,9 @@ bench-control: setup ## measure one server with 50 simulated nodes, 300 policies
 COMPILE = uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
     --no-annotate --no-header --no-strip-extras --no-emit-index-url --no-emit-find-links --exclude-newer '1 week' \
     $(ARGS)
+
+screenshots: setup judges ## pictures of every page of the console: make screenshots ARGS=policies
+	@$(BIN)/python -m ruchu.testing.console_pictures screenshots $(ARGS)
 
 lock: ## resolve the locks anew (needs uv): make lock ARGS=--upgrade
 	$(COMPILE) --all-extras --group build --group test --group lint \

@@ -8,7 +8,7 @@ import pytest
 
 from ruchu.testing import browsers, console_sample
 from ruchu.testing.browsers import DESKTOP, PHONE
-from ruchu.web import console, language, visiting
+from ruchu.web import language, visiting
 from ruchu.web.language import CHINESE, ENGLISH, Language
 
 pytestmark = [
@@ -16,8 +16,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("console-pages"),
 ]
-console._load_pages()
-PAGES = sorted(visiting.PAGES)
+PAGES = console_sample.pages()
 ENTRANCES = {"/login": "Sign in", "/first": "First administrator", "/password": "Choose a password"}
 # Each page is looked at as these two; then again in the size of the other one.
 LOOKS = {ENGLISH: (DESKTOP, "light"), CHINESE: (PHONE, "dark")}
@@ -81,10 +80,11 @@ def look(code):
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_whole(made, windows, path):
     title = visiting.PAGES[path].title
+    address = made.address(path)
     wrong = [
         fault
         for code, window in windows.items()
-        for fault in faults(window, path.format_map(made.things), Language(code).say(title), code)
+        for fault in faults(window, address, Language(code).say(title), code)
     ]
     assert not wrong, "\n".join(wrong)
 

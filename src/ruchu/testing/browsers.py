@@ -29,6 +29,9 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from playwright.sync_api import (
+    TimeoutError as NotInTime,
+)
 
 from ruchu.testing import servers
 from ruchu.testing.servers import Server
@@ -61,6 +64,19 @@ _DRAWN = """async () => {
     });
     await Promise.all([...document.images].filter((each) => !each.complete).map(
         (each) => new Promise((resolve) => { each.onload = each.onerror = resolve; })));
+}"""
+
+# A page that was made narrower needs a moment until its navigation is out of the way.
+_FIT_MS = 3_000
+_FITS = "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+# The innermost elements that do.
+_STANDS_OUT = """() => {
+    const room = document.documentElement.clientWidth;
+    const wide = [...document.querySelectorAll('body *')].filter(
+        (each) => each.getBoundingClientRect().right > room + 1);
+    return wide.filter((each) => !wide.some((other) => other !== each && each.contains(other)))
+        .slice(0, 6)
+        .map((each) => `${each.tagName}.${each.className} ${each.textContent.slice(0, 40)}`);
 }"""
 
 
@@ -237,15 +253,9 @@ def settle(page: Page) -> None:
 
 
 def no_horizontal_scroll(page: Page) -> None:
-    """Fail if a page is wider than its window; tell what stands out."""
-    wide = page.evaluate(
-        """() => {
-            const room = document.documentElement.clientWidth;
-            if (document.documentElement.scrollWidth <= room) return null;
-            return [...document.querySelectorAll('body *')]
-                .filter((each) => each.getBoundingClientRect().right > room + 1)
-                .slice(0, 8)
-                .map((each) => `${each.tagName}.${each.className} ${each.textContent.slice(0, 40)}`);
-        }"""
-    )
-    assert wide is None, f"{page.url} is wider than its window: {wide}"
+    """Fail if a page is wider than its window, and stays so; tell what stands out."""
+    try:
+        page.wait_for_function(_FITS, timeout=_FIT_MS)
+    except NotInTime:
+        wide = page.evaluate(_STANDS_OUT)
+        raise AssertionError(f"{page.url} is wider than its window: {wide}") from None

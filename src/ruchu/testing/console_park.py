@@ -4,14 +4,12 @@ import datetime
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ruchu import __version__
 from ruchu.clock import SYSTEM, to_text
 from ruchu.errors import WireError
-from ruchu.model import ids
 from ruchu.model.tasks import Order
 from ruchu.testing.simulated_nodes import Park, ScaledClock, SimulatedNode, Stage
 from ruchu.units import GIB, MIB, TIB
@@ -81,19 +79,6 @@ def identity(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-@dataclass(slots=True)
-class Answers:
-    """What nodes answer beyond their work; a sample fills it.
-
-    Attributes:
-        points: of each storage, as a node lists them.
-        instants: that run.
-    """
-
-    points: dict[str, list[dict[str, Any]]]
-    instants: list[dict[str, Any]]
-
-
 class ShowPark(Park):
     """The machines above; `saved` makes points of them."""
 
@@ -117,6 +102,13 @@ def stage(rng: random.Random) -> Stage:
     return Stage(ShowPark(rng), ScaledClock(1.0, now, now), rng)
 
 
+class Answers(Protocol):
+    """What the nodes know beyond their work."""
+
+    def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
+        """Return what answers a question, by its name."""
+
+
 class ShowNode(SimulatedNode):
     """A node that answers for the park above. Its backups are found in the midst of their work."""
 
@@ -125,7 +117,7 @@ class ShowNode(SimulatedNode):
     def __init__(self, path: Path, on: Stage, answers: Answers) -> None:
         super().__init__(path, on, BACKUP_S)
         self._of = on
-        self._answers = answers
+        self._of_answers = answers
 
     def hello(self) -> messages.Hello:
         """Say who this is, as a real node does."""
@@ -142,24 +134,8 @@ class ShowNode(SimulatedNode):
                 task.begun -= datetime.timedelta(seconds=task.seconds * share)
 
     def _answer(self, what: str, body: Mapping[str, Any]) -> Any:
-        answers: Mapping[str, Callable[[], Any]] = {
-            "inventory": lambda: {"machines": machines(str(body["platform"]))},
-            "storage-make": lambda: {"storage": _made(body)},
-            "storage-look": lambda: {
-                "storages": [_looked(str(each["name"])) for each in body.get("storages", ())]
-            },
-            "points": lambda: {
-                "points": self._answers.points.get(str(body["storage"]), []),
-                "problems": [],
-                "next": "",
-            },
-            "instants": lambda: {"instants": self._answers.instants},
-            "doctor": lambda: {"checks": _CHECKS},
-            "platform-check": lambda: {
-                "platform": body["platform"], "ok": True, "checks": _CHECKS[:2]
-            },
-        }  # fmt: skip
-        return answers[what]() if what in answers else super()._answer(what, body)
+        answer = self._of_answers.answers().get(what)
+        return super()._answer(what, body) if answer is None else answer(body)
 
     def beat(self) -> None:
         """Say that this node lives, and how busy it is."""
@@ -173,32 +149,12 @@ class ShowNode(SimulatedNode):
             return
 
 
-_CHECKS = [
-    {"name": "processor", "state": "ok", "detail": "16 cores with AES and AVX2"},
-    {"name": "memory", "state": "ok", "detail": "64 GiB"},
-    {"name": "qemu-nbd", "state": "ok", "detail": "8.2.2"},
-    {"name": "iscsi", "state": "missing", "detail": "targetcli is not installed"},
-]
-
-
 def space(storage: str) -> dict[str, int]:
     """Return how full a storage is."""
     for name, _, _, size, used in STORAGES:
         if name == storage:
             return {"free": int(size * (1 - used)), "total": size}
     return {"free": 600 * GIB, "total": TIB}
-
-
-def _looked(storage: str) -> dict[str, Any]:
-    return {"name": storage, "problem": "", **space(storage)}
-
-
-def _made(body: Mapping[str, Any]) -> dict[str, Any]:
-    name = str(body["name"])
-    return {
-        "id": ids.new_id(), "encrypted": True, "writer": "", "location": str(body["directory"]),
-        "name": name, "probe": {}, "role": body["role"], **space(name),
-    }  # fmt: skip
 
 
 def point(machine: Mapping[str, Any], storage: str, at: datetime.datetime) -> dict[str, Any]:

@@ -7,7 +7,10 @@ what the server makes of its database, and of what these nodes tell.
 """
 
 import contextlib
+import dataclasses
 import datetime
+import importlib
+import pkgutil
 import random
 import signal
 import sys
@@ -22,10 +25,13 @@ from ruchu.control.database.database import Database, sqlite_url
 from ruchu.control.nodes.states import HEARTBEAT_S
 from ruchu.testing import browsers, console_history, console_park, simulated_nodes
 from ruchu.testing.browsers import Account, Console
+from ruchu.testing.console_answers import Answers
 from ruchu.testing.console_history import History, Kept
-from ruchu.testing.console_park import Answers, ShowNode
+from ruchu.testing.console_park import ShowNode
 from ruchu.testing.servers import Server
 from ruchu.testing.simulated_nodes import Beats
+from ruchu.web import pages as web_pages
+from ruchu.web import visiting
 
 SECOND = Account("chen.hao", "quiet harbour under seven lanterns")
 OPERATOR = Account("li.na", "nine silver rivers meet the sea")
@@ -38,6 +44,13 @@ _PEOPLE: Sequence[tuple[Account, str, str, Mapping[str, Sequence[str]]]] = (
     (Account("m.keller", ""), "Max Keller", "en", {"branch": ["read-only"]}),
 )
 _ZONE = "Asia/Shanghai"
+# Where the thing that a page shows is named elsewhere than in its path, or by another name.
+_ADDRESSES = {
+    "/restore/machine": "/restore/machine?platform={platform}&name={machine}",
+    "/restore/machine/delete": "/restore/machine/delete?platform={platform}&name={machine}",
+    "/approvals/{wanted}": "/approvals/{request}",
+    "/machines/{platform}/{machine}": "/machines/{platform}/{machine_id}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,17 @@ class Sample:
     console: Console
     things: Mapping[str, str]
 
+    def address(self, path: str) -> str:
+        """Return the address of a page, of something that is there."""
+        return _ADDRESSES.get(path, path).format_map(self.things)
+
+
+def pages() -> list[str]:
+    """Return the paths of all pages of the console, with the names of their parameters."""
+    for each in pkgutil.iter_modules(web_pages.__path__, f"{web_pages.__name__}."):
+        importlib.import_module(each.name)
+    return sorted(visiting.PAGES)
+
 
 @contextlib.contextmanager
 def sample(home: Path, seed: int = 1, *options: str) -> Iterator[Sample]:
@@ -59,7 +83,7 @@ def sample(home: Path, seed: int = 1, *options: str) -> Iterator[Sample]:
     rng = random.Random(seed)  # noqa: S311 - data that only looks real
     with contextlib.ExitStack() as stack:
         console = stack.enter_context(browsers.console(home, "--no-node", *options))
-        answers = Answers({}, [])
+        answers = Answers()
         _nodes(stack, console.server, home, (rng, answers))
         things = _fill(console.server, rng, answers)
         yield Sample(console, things)
@@ -71,11 +95,13 @@ def _nodes(
     rng, answers = kept
     stage = stack.enter_context(console_park.stage(rng))
     nodes = []
-    for name in console_park.NODES:
+    for number, name in enumerate(console_park.NODES):
         url = server.post("/nodes/tokens", {"name": name})["url"]
         path = home / name / "identity.json"
         simulated_nodes.enrol(url, path, {"host": f"{name}.example.com"})
-        nodes.append(stack.enter_context(ShowNode(path, stage, answers)))
+        # Instant restores run on the first node; the rest of what they know is the same.
+        known = answers if number == 0 else dataclasses.replace(answers, instants=[])
+        nodes.append(stack.enter_context(ShowNode(path, stage, known)))
     stack.enter_context(Beats(nodes, stage.clock, HEARTBEAT_S))
     server.nodes_online(len(nodes))
 
@@ -181,7 +207,12 @@ def _singles(history: History) -> dict[str, str]:
     history.single("verify", "main", {"storage": "main"}, 9.5, "succeeded")
     history.single("instant", "web-02-now", body(web, "web-02-now"), 1.5, "succeeded")
     history.single("restore", "web-02-copy", body(web, "web-02-copy"), 26.0, "stopped")
-    return {"point": mail["id"], "machine": mail["name"], "chain": mail["chain"]}
+    return {
+        "point": mail["id"],
+        "machine": mail["name"],
+        "machine_id": console_park.identity(mail["name"]),
+        "chain": mail["chain"],
+    }
 
 
 def _answered(answers: Answers, history: History, now: datetime.datetime) -> None:

@@ -29,7 +29,7 @@ def _safe(target: str) -> str:
 def _card(title: str) -> Any:
     with ui.element("div").classes("r-entrance"):
         with ui.element("div").classes("r-entrance-brand"):
-            ui.image("/_ruchu/mark.svg").classes("r-mark").props('alt="" no-spinner no-transition')
+            ui.element("img").classes("r-mark").props('src="/_ruchu/mark.svg" alt=""')
             ui.label("Ruchu 如初").props("translate=no")
         card = ui.card().classes("r-entrance-card")
         with ui.element("div").classes("r-entrance-languages"):

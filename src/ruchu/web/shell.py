@@ -101,7 +101,7 @@ def bare(visit: Visit, of: PageOf) -> Iterator[None]:
 
 def _navigation(visit: Visit, of: PageOf) -> None:
     with ui.link(target="/").classes("r-brand"):
-        ui.image("/_ruchu/mark.svg").classes("r-mark").props('alt="" no-spinner no-transition')
+        ui.element("img").classes("r-mark").props('src="/_ruchu/mark.svg" alt=""')
         with ui.element("span").classes("r-brand-name"):
             ui.label("Ruchu")
             ui.label("如初").classes("r-brand-zh").props("translate=no")
