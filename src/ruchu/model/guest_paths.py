@@ -18,9 +18,13 @@ def path_of(key: str) -> bytes:
         UsageError: it is none.
     """
     try:
-        return base64.b64decode(key + "=" * (-len(key) % 4), b"-_", validate=True)
+        found = base64.b64decode(key + "=" * (-len(key) % 4), b"-_", validate=True)
     except (ValueError, binascii.Error):
-        raise UsageError(f"(the key {key[:80]!a})") from None
+        found = b""
+    # A path has one key, so that a key stands for nothing but what is shown for it.
+    if key_of(found) != key:
+        raise UsageError(f"(the key {key[:80]!a})")
+    return found
 
 
 def text_of_key(key: str) -> str:

@@ -158,7 +158,12 @@ class Pipe:
             Cancelled: nobody will read.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or len(self._waiting) < AHEAD_BYTES_MAX)
+            self._changed.wait_for(
+                lambda: self.closed or self._ended or len(self._waiting) < AHEAD_BYTES_MAX
+            )
+            if self._ended:
+                # A zip that failed writes its end when it is thrown away: nobody wants that.
+                return len(piece)
             if self.closed:
                 raise Cancelled("(nobody reads the archive any more)")
             self._waiting += piece
