@@ -17,6 +17,7 @@ from ruchu.web.visiting import Visit, page
 Found = Mapping[str, Any]
 # Each look takes a process on every node.
 LOOK_S, PICTURE_S = 20.0, 20.0
+_SHOWN = "(event) => event.target.parentElement.classList.{act}('ri-there')"
 _ACTS = ("migration", "instant-stop")
 STATES: Mapping[str, Mark] = {
     "starting": Mark(later("Starting"), BUSY, "hourglass_top"),
@@ -225,23 +226,19 @@ class Card:
         say = self._visit.say
         label = say("Console of {name}", name=self.instant["name"])
         with ui.element("div").classes("ri-screen"):
-            with ui.element("div").classes("ri-blank") as self._blank:
+            with ui.element("div").classes("ri-blank"):
                 ui.icon("desktop_access_disabled").props("aria-hidden=true size=md")
-                self._blank_text = ui.label(say("No picture of the console."))
+                ui.label(say("No picture of the console.") if self._able
+                         else say("Your role does not allow this."))  # fmt: skip
             if not self._able:
-                self._blank_text.set_text(say("Your role does not allow this."))
                 return
             self._picture = ui.element("img").props(f'alt="{label}" data-test=picture')
-            self._picture.set_visibility(False)
-            self._picture.on("load", lambda: self._seen(there=True), args=[])
-            self._picture.on("error", lambda: self._seen(there=False), args=[])
+            # The browser shows it once it is there; the server need not hear of that.
+            self._picture.on("load", js_handler=_SHOWN.format(act="add"))
+            self._picture.on("error", js_handler=_SHOWN.format(act="remove"))
             look = ui.button(icon="refresh", on_click=self._look, color=None)
             look.props(f'flat round dense aria-label="{say("Look again")}" data-test=look')
             ui.timer(PICTURE_S, self._look, immediate=True)
-
-    def _seen(self, *, there: bool) -> None:
-        self._picture.set_visibility(there)
-        self._blank.set_visibility(not there)
 
     def _look(self) -> None:
         """Let the browser fetch the picture anew."""
