@@ -1,7 +1,6 @@
 """The overview, the load of hosts, and the reports, as different people may see them."""
 
 import csv
-import datetime
 import io
 
 import pytest
@@ -48,9 +47,9 @@ def test_the_overview_shows_what_is_of_ones_groups(busy):
 def test_everybody_who_looks_in_the_same_moment_gets_the_same_bytes(busy):
     one, other = busy.client("administrator"), busy.client("auditor")
     before = one.get("/overview")
+    busy.clock.sleep(1)
     busy.services.inventory.saw("other", [])
     assert other.get("/overview").content == before.content
-    busy.clock.move(datetime.timedelta(minutes=1))
     busy.clock.sleep(60)
     assert other.get("/overview").json()["machines"]["total"] == 3
 
@@ -112,9 +111,6 @@ def test_the_success_of_runs_is_counted_by_policy(busy):
     assert rows[0]["last_failure"] == services.runs.get(run.id).ended
     by_hand = rows[1]
     assert (by_hand["policy"], by_hand["kind"], by_hand["runs"]) == (None, "backup", 3)
-    busy.clock.move(datetime.timedelta(days=8))
-    busy.clock.sleep(60)
-    assert busy.client().get("/reports/success", params={"days": 7}).json()["items"] == []
 
 
 @pytest.mark.slow

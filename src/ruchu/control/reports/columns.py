@@ -81,7 +81,7 @@ COLUMNS: Mapping[Table, Sequence[Column]] = {
     Table.SUCCESS: (
         Column("name", Shape.TEXT, "Policy", "备份策略", 2.4),
         Column("kind", Shape.KIND, "Kind", "类型", 1.3),
-        Column("runs", Shape.COUNT, "Runs", "任务数", 0.8),
+        Column("runs", Shape.COUNT, "Runs", "作业数", 0.8),
         Column("succeeded", Shape.COUNT, "Succeeded", "成功", 1),
         Column("partly", Shape.COUNT, "Partly", "部分成功", 0.9),
         Column("failed", Shape.COUNT, "Failed", "失败", 0.8),
@@ -89,7 +89,7 @@ COLUMNS: Mapping[Table, Sequence[Column]] = {
         Column("rate", Shape.SHARE, "Success", "成功率", 0.9),
         Column("read", Shape.BYTES, "Read", "读取量", 1.1),
         Column("stored", Shape.BYTES, "Stored", "写入量", 1.1),
-        Column("last", Shape.MOMENT, "Last run", "最近任务", 1.5),
+        Column("last", Shape.MOMENT, "Last run", "最近作业", 1.5),
         Column("last_failure", Shape.MOMENT, "Last failure", "最近失败", 1.5),
     ),
 }
@@ -113,7 +113,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "drill": "Drill",
     },
     "zh": {
-        "protection": "保护状态报表", "capacity": "容量报表", "success": "任务成功率报表",
+        "protection": "保护状态报表", "capacity": "容量报表", "success": "作业成功率报表",
         "yes": "是", "no": "否", "none": "-", "by_hand": "（手动）",
         "made": "生成于 {at}（{zone}）", "rows": "共 {count} 行", "days": "最近 {days} 天",
         "cut": "仅显示前 {shown} 行，共 {count} 行；完整数据见 CSV 文件。",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ruchu.control.reports import forecast
-from ruchu.web.language import Language
+from ruchu.web.language import CHINESE, Language
 from ruchu.web.parts.marks import BAD, GOOD, QUIET, WARN
 
 Found = Mapping[str, Any]
@@ -75,7 +75,8 @@ def outlook(language: Language, storage: Found) -> str:
         grows = say("Shrinks {growth} a day.", growth=language.size(-growth))
     if not storage["size"]:
         return grows
-    return f"{grows} {_full(language, storage)}"
+    full = _full(language, storage)
+    return f"{grows}{full}" if language.code == CHINESE else f"{grows} {full}"
 
 
 def _full(language: Language, storage: Found) -> str:
