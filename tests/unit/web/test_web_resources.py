@@ -175,7 +175,7 @@ def test_a_node_is_a_row() -> None:
     assert (row["processors"]["text"], row["processors"]["tone"]) == ("85%", "warn")
     assert (row["memory"]["text"], row["guard"]) == ("25%", "1 storages")
     lost = nodes.node_row(ENGLISH, {**NODE, "state": "lost", "load": {}}, NOW)
-    assert (lost["tasks"], lost["processors"], lost["guard"]) == ("–", "–", "off")
+    assert (lost["tasks"], lost["processors"], lost["guard"]) == ("–", "–", "–")
     resting = {**NODE, "maintenance": True}
     assert resources.node_mark(resting) == resources.IN_MAINTENANCE
     assert resources.node_mark({**resting, "state": "lost"}) == resources.NODES["lost"]

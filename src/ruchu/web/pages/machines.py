@@ -178,7 +178,7 @@ def _protection(visit: Visit, shown: Any) -> None:
     if not shown["policies"]:
         ui.label(say("No policy selects this machine.")).classes("muted")
     for each in shown["policies"]:
-        with ui.element("div").classes("r-line"):
+        with ui.element("div").classes("r-selected-by"):
             ui.link(each["name"], f"/policies/{part(each['id'])}")
             state = resources.ENABLED if each["enabled"] else resources.SUSPENDED
             marks.show(state, visit.language)

@@ -100,7 +100,7 @@ def node_row(language: Language, node: Mapping[str, Any], now: datetime) -> dict
         "memory": resources.share_cell(language, used) if alive and used is not None else "–",
         "release": node["release"] or "–",
         "seen": language.ago(node["last_seen"], now),
-        "guard": guard_text(language, guarded),
+        "guard": guard_text(language, guarded) if alive else "–",
     }  # fmt: skip
 
 

@@ -24,10 +24,11 @@ async def platform(visit: Visit, platform: str) -> None:
     known = await visit.api.get(path)
     with headings.head(known["name"], known["uri"]):
         _acts(visit, known)
-    with headings.card("") as facts:
-        pass
-    with headings.card(say("Machines")):
-        tree = PlatformTree(visit, known["name"])
+    with ui.element("div").classes("r-grid"):
+        with headings.card("", "r-5") as facts:
+            pass
+        with headings.card(say("Machines"), "r-7"):
+            tree = PlatformTree(visit, known["name"])
     seen = [""]
 
     async def refresh() -> None:

@@ -62,6 +62,7 @@ async def storage(visit: Visit, storage: str) -> None:
         found = await visit.api.get(path)
         use = await visit.api.get(f"{path}/use", days=_DAYS)
         problem.clear()
+        problem.set_visibility(bool(found["problem"]))
         with problem:
             if found["problem"]:
                 asked.problem(found["problem"])

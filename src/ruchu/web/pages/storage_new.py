@@ -64,8 +64,7 @@ class Wizard:
 
             def on() -> None:
                 if not self._complain(name, check() if check is not None else ""):
-                    self._steps.next()
-                    self._entered(str(self._steps.value))
+                    self._go_to(name, 1)
 
             with ui.element("div").classes("r-actions"):
                 go = self._make if last else on
@@ -75,15 +74,18 @@ class Wizard:
                 if last:
                     self._button = button
                 if name != "kind":
-                    ui.button(say("Back"), on_click=self._steps.previous).props("flat no-caps")
+                    ui.button(say("Back"), on_click=lambda: self._go_to(name, -1)).props("flat no-caps")
 
     def _complain(self, step: str, text: str) -> bool:
         self._complaint[step].set_text(text)
         self._complaint[step].set_visibility(bool(text))
         return bool(text)
 
-    def _entered(self, step: str) -> None:
-        """Bring a step up to date with what was answered before it."""
+    def _go_to(self, step: str, away: int) -> None:
+        """Go on or back; bring the step up to date with what was answered before it."""
+        names = list(_ICONS)
+        step = names[names.index(step) + away]
+        self._steps.set_value(step)
         if step == "secret":
             self._secret_changed()
         if step == "review":

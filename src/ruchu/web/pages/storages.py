@@ -74,7 +74,7 @@ async def storages(visit: Visit) -> None:
     columns = [
         Column("name", say("Name")),
         Column("kind", say("Kind")),
-        Column("use", say("Used")),
+        Column("use", say("Used"), classes="nowrap"),
         Column("points", say("Points"), "right"),
         Column("reduction", say("Data reduction"), "right"),
         Column("state", say("State")),

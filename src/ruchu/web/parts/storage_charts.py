@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ruchu.units import GIB
+from ruchu.units import GIB, TIB
 from ruchu.web.language import Language
 from ruchu.web.parts import charts
 
@@ -18,14 +18,16 @@ def options(
 ) -> dict[str, Any]:
     """Return the options of the chart: what was used by day, the line on, and where it is full."""
     size = storage["size"] or 0
-    known = {each["day"]: _used(each, size) / GIB for each in use["days"]}
+    largest = max(size, *(_used(each, size) for each in use["days"]), 0)
+    unit, word = (TIB, "TiB") if largest >= TIB else (GIB, "GiB")
+    known = {each["day"]: _used(each, size) / unit for each in use["days"]}
     days = list(known)
     growth = use["growth_bytes"]
     ahead: dict[str, float] = {}
     if growth is not None and days:
         last = datetime.date.fromisoformat(days[-1])
         for day in range(AHEAD_DAYS + 1):
-            following = known[days[-1]] + growth * day / GIB
+            following = known[days[-1]] + growth * day / unit
             ahead[(last + datetime.timedelta(days=day)).isoformat()] = max(0.0, following)
     every = sorted({*known, *ahead})
     series: list[dict[str, Any]] = [
@@ -38,8 +40,10 @@ def options(
                        "data": [_at(ahead, day) for day in every]})  # fmt: skip
     if size:
         series.append({"name": language.say("size"), "type": "line", "showSymbol": False,
-                       "lineStyle": {"width": 1}, "data": [round(size / GIB, 2)] * len(every)})  # fmt: skip
-    return charts.options([_day(language, day) for day in every], series, "GiB")
+                       "lineStyle": {"width": 1}, "data": [round(size / unit, 2)] * len(every)})  # fmt: skip
+    found = charts.options([_day(language, day) for day in every], series)
+    found["yAxis"]["axisLabel"]["formatter"] = f"{{value}} {word}"
+    return found
 
 
 def _used(day: Mapping[str, Any], size: int) -> int:
