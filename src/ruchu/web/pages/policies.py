@@ -8,7 +8,7 @@ from nicegui import ui
 from ruchu.model.principals import Right
 from ruchu.web import policy_acts, policy_words
 from ruchu.web.language import later
-from ruchu.web.parts import empty, filtering, headings, listing, marks
+from ruchu.web.parts import empty, headings, listing, marks
 from ruchu.web.parts.filtering import Filters
 from ruchu.web.parts.listing import Act, Column
 from ruchu.web.visiting import Visit, page

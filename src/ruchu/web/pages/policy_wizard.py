@@ -99,15 +99,15 @@ class _Wizard:
             if self._kept is not None:
                 self._save_button(say("Save"), "save-now")
         with ui.element("div").classes("r-wizard"):
-            self._rail = ui.element("nav").classes("r-steps")
+            self._rail = ui.element("nav").classes("r-rail")
             self._rail.props(f'aria-label="{say("Steps")}"')
-            with ui.element("section").classes("r-card r-step"):
+            with ui.element("section").classes("r-card r-wiz"):
                 self._heading = (
-                    ui.label("").classes("r-step-title").props("role=heading aria-level=2")
+                    ui.label("").classes("r-wiz-title").props("role=heading aria-level=2")
                 )
                 self._lead = ui.label("").classes("r-lead")
-                self._body = ui.element("div").classes("r-step-body")
-                with ui.element("div").classes("r-step-buttons"):
+                self._body = ui.element("div").classes("r-wiz-body")
+                with ui.element("div").classes("r-wiz-buttons"):
                     self._back = ui.button(say("Back"), on_click=self._go_back)
                     self._back.props("flat no-caps data-test=back")
                     ui.space()
@@ -172,7 +172,7 @@ class _Wizard:
         self._rail.clear()
         with self._rail:
             where = say("Step {number} of {count}", number=self._at + 1, count=len(_STEPS))
-            ui.label(where).classes("r-steps-where")
+            ui.label(where).classes("r-rail-where")
             for number, step in enumerate(_STEPS):
                 self._rail_step(number, step, wrong)
 
@@ -180,14 +180,14 @@ class _Wizard:
         say = self._visit.say
         checked, here = step.name in self._desk.checked, number == self._at
         bad = checked and step.name in wrong
-        with ui.element("button").classes("r-steps-step") as button:
+        with ui.element("button").classes("r-rail-step") as button:
             button.props(f"type=button data-test=step-{step.name}")
-            with ui.element("span").classes("r-steps-number"):
+            with ui.element("span").classes("r-rail-number"):
                 if bad or (checked and not here):
                     ui.icon("priority_high" if bad else "check").props("aria-hidden=true")
                 else:
                     ui.label(str(number + 1))
-            ui.label(say(step.title)).classes("r-steps-title")
+            ui.label(say(step.title)).classes("r-rail-title")
         state = say("something is missing") if bad else say("done") if checked else ""
         button.props(f'aria-label="{say(step.title)}{", " if state else ""}{state}"')
         if here:

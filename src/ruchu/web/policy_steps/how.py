@@ -43,7 +43,7 @@ async def build(desk: Desk) -> None:
         _span(desk, form.most, "most", say("Longest pause"))
         lost = {name: say(text) for name, text in policy_words.LOST.items()}
         desk.choice(form, "on_lost_node", say("If a node is lost"), lost)
-    with ui.expansion(say("Nodes and programs")).classes("r-more") as more:
+    with ui.expansion(say("Nodes and programs")).classes("r-p-more") as more:
         more.value = bool(form.nodes or form.before or form.after)
         desk.several(form, "nodes", say("Only on the nodes"), names["nodes"],
                      help_text=say("None: any that reaches the platform and the storage."))  # fmt: skip

@@ -85,7 +85,7 @@ class _Keep:
                     with ui.element("li"):
                         ui.label(text)
             if preview is not None and preview["remaining"] is not None:
-                ui.label(policy_words.remains(language, preview["remaining"])).classes("r-strong")
+                ui.label(policy_words.remains(language, preview["remaining"])).classes("r-p-strong")
             more = self._desk.visit.say(
                 "The newest point, and points with a star or a lock, stay in any case."
             )

@@ -57,7 +57,7 @@ def _space(desk: Desk) -> None:
     if preview is None or not preview["count"]:
         ui.label(desk.visit.say("It selects no machine now.")).classes("muted")
         return
-    with ui.element("div").classes("r-figures"):
+    with ui.element("div").classes("r-p-figures"):
         for name, size in policy_words.space(language, preview):
             headings.figure(name, size)
     ui.label(policy_words.remains(language, preview["remaining"]))

@@ -33,7 +33,7 @@ async def build(desk: Desk) -> None:
     if not desk.platforms:
         empty.empty("dns", say("No platform is known yet."),
                     say("A platform is where machines run, such as a host with KVM."),
-                    action=say("Add a platform"), target="/platforms")  # fmt: skip
+                    action=say("Add a platform"), target="/platforms/new")  # fmt: skip
         return
     await _What(desk).show()
 

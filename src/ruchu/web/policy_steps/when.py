@@ -48,7 +48,7 @@ class _When:
             ui.label(say("Next starts")).classes("r-card-title")
             self._preview = ui.element("div").classes("r-wide").props("aria-live=polite")
         desk.follow(self._show_preview)
-        with ui.expansion(say("Windows, bandwidth and holidays")).classes("r-more") as more:
+        with ui.expansion(say("Windows, bandwidth and holidays")).classes("r-p-more") as more:
             more.props("data-test=windows").value = bool(form.windows or form.holidays)
             self._windows = ui.element("div").classes("r-form-wide")
             self._draw_windows()
@@ -75,7 +75,7 @@ class _When:
         self._lines.clear()
         with self._lines:
             for number, line in enumerate(self._form.schedules):
-                with ui.element("section").classes("r-line"):
+                with ui.element("section").classes("r-p-line"):
                     self._line(number, line)
             if not self._form.schedules:
                 ui.label(say("It starts by hand only.")).classes("r-note")
@@ -159,7 +159,7 @@ class _When:
                 say("A run starts and works within these hours only. Without any, always.")
             ).classes("r-help")
             for number, line in enumerate(self._form.windows):
-                with ui.element("section").classes("r-line"):
+                with ui.element("section").classes("r-p-line"):
                     self._window(number, line)
             add = ui.button(say("Add a window"), icon="add", on_click=self._add_window)
             add.props("flat no-caps data-test=add-window")

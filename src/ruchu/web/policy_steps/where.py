@@ -20,7 +20,7 @@ async def build(desk: Desk) -> None:
     if not shown:
         empty.empty("storage", say("There is no storage yet."),
                     say("A storage is where points are kept: a folder, a device or a bucket."),
-                    action=say("Add a storage"), target="/storages")  # fmt: skip
+                    action=say("Add a storage"), target="/storages/new")  # fmt: skip
         return
     desk.complaint("storage")
     cards: dict[str, Any] = {}

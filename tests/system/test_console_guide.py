@@ -1,0 +1,78 @@
+"""The first-run guide in a browser: from nothing to a verified backup of a real guest."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import expect
+
+from ruchu.testing import browsers
+from ruchu.testing.guests.guest import GuestDisk, defined
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
+
+DISKS = [GuestDisk("vda", 64 << 20)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.browser() as started:
+        yield started
+
+
+@pytest.fixture
+def home(place):
+    (place / "scratch").mkdir()
+    yield place
+    for path in sorted(place.iterdir()):
+        shutil.rmtree(path)
+
+
+def field(page, name):
+    return page.locator(f"input[data-test={name}], [data-test={name}] input")
+
+
+def walk(page, home, uri, guest):
+    """Walk the guide to its end."""
+    browsers.show(page, "/guide")
+    browsers.no_horizontal_scroll(page)
+    field(page, "folder").fill(str(home / "storage"))
+    field(page, "passphrase").fill("short")
+    page.locator("[data-test=make-storage]").click()
+    expect(page.get_by_role("alert").first).to_be_visible()
+    field(page, "passphrase").fill("seven lanterns over the quiet harbour")
+    page.locator("[data-test=make-storage]").click()
+    expect(page.locator("[data-test=guide-storage-done]")).to_be_visible()
+    if not field(page, "scratch").is_visible():
+        page.locator("[data-test=other-address]").click()
+    field(page, "platform-uri").fill(uri)
+    field(page, "scratch").fill(str(home / "scratch"))
+    page.locator("[data-test=add-platform]").click()
+    expect(page.locator("[data-test=guide-platform-done]")).to_be_visible()
+    # Whoever leaves and comes back goes on where they were.
+    browsers.show(page, "/guide")
+    browsers.no_horizontal_scroll(page)
+    page.locator("[data-test=guide-mode] [role=radio]").nth(1).click()
+    field(page, "pick-search").fill(guest.name)
+    box = page.locator(f"[data-test=pick-{guest.uuid}]")
+    expect(box).to_be_visible()
+    box.click()
+    page.locator("[data-test=protect]").click()
+    expect(page.locator("[data-test=guide-done]")).to_be_visible(timeout=120_000)
+    browsers.no_horizontal_scroll(page)
+
+
+@pytest.mark.parametrize(("size", "language"), [("desktop", "en"), ("phone", "zh")])
+def test_the_guide_leads_to_a_verified_backup(libvirt_uri, home, browser, size, language):
+    with defined(libvirt_uri, DISKS) as guest, browsers.console(home / "one") as console:
+        console.server.nodes_online(1)
+        look = {"size": browsers.SIZES[size], "language": language}
+        with browsers.visitor(browser, console, **look) as visitor:
+            walk(visitor.page, home, libvirt_uri, guest)
+        (point,) = console.server.get("/points")["items"]
+        assert (point["kind"], point["name"]) == ("full", guest.name)
+        runs = console.server.get("/runs")["items"]
+        assert [(run["kind"], run["state"]) for run in runs] == [
+            ("verify", "succeeded"), ("backup", "succeeded"),
+        ]  # fmt: skip
+        (policy,) = console.server.get("/policies")
+        assert policy["policy"]["selection"]["machines"] == [guest.uuid]
