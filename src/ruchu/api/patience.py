@@ -5,9 +5,12 @@ that never finishes its first line, its headers or its body; that is done here.
 """
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # A request without its body fits into a few packets; 4 MiB take this long on 64 KiB/s.
@@ -15,6 +18,11 @@ HEADERS_LIMIT_S = 10.0
 BODY_LIMIT_S = 65.0
 # A client that reads nothing of what it asked for.
 WRITING_LIMIT_S = 60.0
+
+ABORT = "ruchu.abort"
+"""A key of a scope: what it names resets the connection. A browser takes a download that merely
+ends too early for a whole one, whatever length was promised (Chromium and others say so)."""
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class PatientProtocol(H11Protocol):
@@ -26,6 +34,17 @@ class PatientProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _awaited: Any = None
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.app = _Abortable(self.app, self)  # type: ignore[assignment]
+
+    def abort(self) -> None:
+        """Reset the connection: nothing of what waits is sent, and the other side sees an error."""
+        found = self.transport.get_extra_info("socket")
+        if found is not None and not self.transport.is_closing():
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -92,3 +111,15 @@ class PatientProtocol(H11Protocol):
         self._deadline = None
         if not self.transport.is_closing():
             self.transport.abort()
+
+
+class _Abortable:
+    """An application whose requests may reset their connection."""
+
+    def __init__(self, app: ASGIApp, protocol: PatientProtocol) -> None:
+        self._app = app
+        self._protocol = protocol
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ABORT] = self._protocol.abort
+        await self._app(scope, receive, send)

@@ -2,7 +2,8 @@
 
 The server asks the node for a part while the one before is being sent, and for no more than that:
 a browser that reads slowly slows the node down. What breaks off never looks complete: a length
-that was promised is not reached, or the last chunk is missing.
+that was promised is not reached or the last chunk is missing, and the connection is reset, since
+browsers would take what merely ends for all there is.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from urllib.parse import quote
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from ruchu.api import problems
+from ruchu.api import patience, problems
 from ruchu.clock import Clock
 from ruchu.errors import NodeAway, NodeFailed, ProtocolViolation, RuchuError, TooMany
 
@@ -130,7 +131,10 @@ class Transfer(Response):
             await asyncio.shield(self._run(self._over, sent, failure))
         if failure is None:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        # Else nothing ends the answer: the connection is closed, and whoever reads sees it.
+        elif patience.ABORT in scope:
+            scope[patience.ABORT]()
+            # The connection is lost before the server wonders why nothing ends the answer.
+            await asyncio.sleep(0)
 
     async def _parts(self, send: Send, gone: "asyncio.Task[None]") -> int:
         sent = 0

@@ -132,9 +132,9 @@ def streamed(world, path, query, version="1.1"):
         waiting = [{"type": "http.request", "body": b"", "more_body": False}]
 
         async def receive():
-            if waiting:
-                return waiting.pop()
-            await asyncio.Event().wait()
+            if not waiting:
+                await asyncio.Event().wait()
+            return waiting.pop()
 
         async def send(message):
             sent.append(message)
@@ -175,7 +175,7 @@ def test_an_image_bears_the_name_of_its_machine(node, admin):
     node.answers["files-fetch"]["name"] = "vda.qcow2"
     answer = admin.get(f"{AT}/disks/vda/image", params={"format": "qcow2"})
     assert 'filename="web-0-2026-11-10-vda.qcow2"' in answer.headers["content-disposition"]
-    what, arguments = next(each for each in node.asked if each[0] == "files-fetch")
+    arguments = next(told for what, told in node.asked if what == "files-fetch")
     assert (arguments["body"]["disk"], arguments["body"]["format"]) == ("vda", "qcow2")
     assert admin.get(f"{AT}/disks/vda/image", params={"format": "exe"}).status_code == 422
 

@@ -146,5 +146,5 @@ def test_a_pipe_that_is_closed_takes_nothing():
 
 
 def test_a_node_knows_which_questions_go_to_opened_points():
-    assert point_readers.KINDS == set(kinds.POINT_QUESTIONS)
+    assert set(kinds.POINT_QUESTIONS) == point_readers.KINDS
     assert point_handles.IDLE_S < point_readers.IDLE_S
