@@ -69,3 +69,9 @@ def test_a_node_that_was_revoked_is_not_waited_for(services, node, clock):
     assert "certificate-expiring" in codes_after_a_look(services)
     services.revoke_node(node.id)
     assert "certificate-expiring" not in codes_after_a_look(services)
+
+
+def test_a_node_that_has_yet_to_enrol_has_no_certificate_that_ends(services, clock):
+    services.nodes.expect("to-come", 2)
+    clock.move(timedelta(days=5))
+    assert codes_after_a_look(services) == {}

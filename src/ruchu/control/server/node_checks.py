@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from ruchu.clock import from_text
-from ruchu.control.nodes.records import NodeRow
+from ruchu.control.nodes.records import EXPECTED, NodeRow
 from ruchu.control.server.services import Services
 from ruchu.model.tasks import Severity
 from ruchu.wire.authority import NODE_LIFE
@@ -43,6 +43,9 @@ def _clock(services: Services, row: NodeRow) -> None:
 
 def _certificate(services: Services, row: NodeRow, *, connected: bool) -> None:
     """Judge by when the node was seen last: it had renewed by then if it was due."""
+    if row.enrolled == EXPECTED:
+        # It is known by name only: it has yet to enrol, and has no certificate.
+        return
     seen = from_text(row.last_seen or row.enrolled)
     ends = seen + NODE_LIFE * (1 - RENEW_AFTER)
     if connected or services.clock.now() < ends - WARN_BEFORE:
