@@ -48,8 +48,8 @@ WAIT_MS = 30_000
 _DROPPED = "net::ERR_ABORTED"
 # The line of a page is up: what it shows from here on is what the server says.
 _CONNECTED = "() => window.did_handshake === true && window.socket.connected"
-# Fonts are there, every picture of the page has come or failed, and nothing has changed for a
-# moment: what pages fetch after they were shown is in place.
+# Fonts are there, nothing has changed for a moment, so that what pages fetch after they were shown
+# is in place, what moves has arrived, and every picture of the page has come or failed.
 _DRAWN = """async () => {
     const limit = performance.now() + 10000;
     await document.fonts.ready;
@@ -62,6 +62,9 @@ _DRAWN = """async () => {
         });
         watching.observe(document.body, {subtree: true, childList: true, characterData: true});
     });
+    const moving = document.getAnimations().filter(
+        (each) => Number.isFinite(each.effect.getComputedTiming().endTime));
+    await Promise.all(moving.map((each) => each.finished.catch(() => null)));
     await Promise.all([...document.images].filter((each) => !each.complete).map(
         (each) => new Promise((resolve) => { each.onload = each.onerror = resolve; })));
 }"""

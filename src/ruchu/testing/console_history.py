@@ -190,7 +190,9 @@ class History:
             "created": to_text(begun), "sent": to_text(begun), "ended": to_text(ended),
             "phase": "verify" if kind == "verify" else "restore",
             "progress": {"label": "vda", "done": total, "total": total, "rate": 410.0 * (1 << 20)},
-            "outcome": state if state in {"failed", "stopped"} else "succeeded", "result": {},
+            "outcome": state if state in {"failed", "stopped"} else "succeeded",
+            "result": {"clean": True, "findings": [], "affected_points": []}
+            if kind == "verify" else {},
             "error": {"code": "no-room", "message": reason, "hint": "", "retry": True}
             if state == "failed" else None,
         })  # fmt: skip

@@ -64,7 +64,7 @@ def machines(platform: str) -> list[dict[str, Any]]:
             site = names[number % 2 if count > 1 else 0]
             if site != platform:
                 continue
-            short = site.removeprefix("kvm-")[:2]
+            short = "bj" if site == names[0] else "sh"
             found.append({
                 "id": identity(name), "name": name, "vcpus": vcpus, "memory": memory * GIB,
                 "state": "off" if name in {"test-05", "test-06", "vdi-07"} else "running",
@@ -141,7 +141,15 @@ class ShowNode(SimulatedNode):
         """Say that this node lives, and how busy it is."""
         with self._lock:
             running = sum(task.ending is None for task in self._tasks.values())
-        load = {"tasks": running, "load_1m": round(0.4 + 1.7 * running, 2)}
+        draw = self._of.rng
+        busy = 60 * MIB * running
+        load = {
+            "tasks": running, "load_1m": round(0.4 + 1.7 * running, 2), "memory": 64 * GIB,
+            "cpu": round(draw.uniform(0.05, 0.12) + 0.16 * running, 3),
+            "memory_used": int(64 * GIB * draw.uniform(0.31, 0.34)),
+            "received": busy * draw.uniform(0.9, 1.1), "sent": busy * draw.uniform(0.3, 0.4),
+            "read": busy * draw.uniform(0.1, 0.2), "written": busy * draw.uniform(0.4, 0.5),
+        }  # fmt: skip
         try:
             self._dialler.send(messages.Heartbeat(to_text(self._of.clock.now()), load))
         except WireError:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from ruchu.testing import browsers, console_sample
 from ruchu.testing.console_sample import Sample
@@ -43,12 +43,18 @@ def _of_look(
         for path in paths:
             browsers.show(visitor.page, made.address(path))
             name = re.sub(r"[^a-z]+", "-", path).strip("-") or "dashboard"
-            # The wall fills its window; of other pages everything is shown, however long.
-            visitor.page.screenshot(
-                path=folder / f"{name}_{size}_{language}_{theme}.png", full_page=path != "/wall"
-            )
+            _stretch(visitor.page, window)
+            visitor.page.screenshot(path=folder / f"{name}_{size}_{language}_{theme}.png")
+            visitor.page.set_viewport_size(window)
         # What goes wrong on a page is the business of tests; a picture shows it as it is.
         visitor.watch.faults.clear()
+
+
+def _stretch(page: Page, window: ViewportSize) -> None:
+    """Make the window as high as the page: what sticks to its edges stays where it belongs."""
+    high = page.evaluate("document.documentElement.scrollHeight")
+    page.set_viewport_size({"width": window["width"], "height": max(high, window["height"])})
+    browsers.settle(page)
 
 
 def main() -> None:
