@@ -37,7 +37,7 @@ class PatientProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.app = _Abortable(self.app, self)  # type: ignore[assignment]
+        self.app = _Abortable(self.app, self)
 
     def abort(self) -> None:
         """Reset the connection: nothing of what waits is sent, and the other side sees an error."""

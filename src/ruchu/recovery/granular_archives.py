@@ -65,6 +65,16 @@ class Archive(Protocol):
         """Write the end."""
 
 
+class Written(Protocol):
+    """What a zip is written to, from the beginning to the end."""
+
+    def write(self, piece: bytes | memoryview) -> int:
+        """Write everything."""
+
+    def flush(self) -> None:
+        """Write what waits."""
+
+
 class _Reading:
     """Reads content for an archive: an entry that was begun is filled up, whatever happens."""
 
@@ -173,7 +183,7 @@ _COUNTED = {
 class ZipArchive:
     """A zip, with ZIP64 where it is needed. Entries that cannot be held are noted."""
 
-    def __init__(self, file: "Output", done: Fetched, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, file: Written, done: Fetched, cancelled: Callable[[], bool]) -> None:
         # A stream that cannot seek is enough for it.
         self._zip = zipfile.ZipFile(
             cast("IO[bytes]", file), "w", zipfile.ZIP_DEFLATED, allowZip64=True

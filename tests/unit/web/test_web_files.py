@@ -3,9 +3,8 @@
 import pytest
 
 from ruchu.model import guest_paths
-from ruchu.web import guest_files
 from ruchu.web.language import Language
-from ruchu.web.parts import sending_back
+from ruchu.web.parts import guest_files, sending_back
 
 ENGLISH = Language("en")
 POINT = "a" * 32

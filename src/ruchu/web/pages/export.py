@@ -6,10 +6,9 @@ from typing import Any
 from nicegui import ui
 
 from ruchu.model.principals import Right
-from ruchu.web import guest_files
 from ruchu.web.language import later
 from ruchu.web.pages import files
-from ruchu.web.parts import empty, headings
+from ruchu.web.parts import empty, guest_files, headings
 from ruchu.web.visiting import Visit, page
 
 Found = Mapping[str, Any]

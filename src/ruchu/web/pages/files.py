@@ -7,9 +7,8 @@ from nicegui import ui
 
 from ruchu.errors import Answered
 from ruchu.model.principals import Right
-from ruchu.web import guest_files
 from ruchu.web.language import later
-from ruchu.web.parts import empty, headings, saved_points, sending_back
+from ruchu.web.parts import empty, guest_files, headings, saved_points, sending_back
 from ruchu.web.parts.file_table import FileTable
 from ruchu.web.visiting import Visit, page
 

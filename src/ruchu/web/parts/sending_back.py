@@ -6,9 +6,8 @@ from typing import Any
 
 from nicegui import ui
 
-from ruchu.web import guest_files
 from ruchu.web.language import Language
-from ruchu.web.parts import acting
+from ruchu.web.parts import acting, guest_files
 from ruchu.web.visiting import Visit
 
 Found = Mapping[str, Any]
@@ -72,7 +71,7 @@ async def _asked(visit: Visit, point: Found, names: Sequence[str]) -> Wanted | N
     machines = sorted({each["name"] for each in found["items"]})
     with ui.dialog() as dialog, ui.card().classes("r-dialog"):
         title = say("Send back to the machine")
-        dialog.props(f'aria-label="{title}"')
+        _ = dialog.props(f'aria-label="{title}"')
         ui.label(title).classes("r-dialog-title").props("role=heading aria-level=2")
         ui.label(say("It must run, with the guest agent in it.")).classes("r-help")
         with ui.element("ul").classes("r-facts-list"):
