@@ -70,6 +70,7 @@ KINDS: Mapping[str, str] = {
     "repair": later("Repair"),
     "evacuate": later("Evacuation"),
     "delete-points": later("Deletion of points"),
+    "files-return": later("Files sent back"),
     "copy": later("Copy"),
     "drill": later("Drill"),
 }
