@@ -84,6 +84,7 @@ def test_a_storage_a_platform_and_a_node_are_added(libvirt_uri, home, console, c
         add_platform(page, libvirt_uri, home)
         see_machine(page, guest)
         enrol_node(page, home, console)
+    fit_a_phone(chromium, console)
 
 
 def add_platform(page, uri, place):
@@ -129,10 +130,11 @@ def enrol_node(page, place, console):
         assert console.server.get("/nodes/node-2")["maintenance"] is True
 
 
-def test_the_pages_fit_a_phone_in_chinese(console, chromium):
+def fit_a_phone(chromium, console):
     with browsers.visitor(chromium, console, size=browsers.PHONE, language="zh") as visitor:
-        for path in ("/platforms", "/platforms/new", "/machines", "/nodes", "/nodes/new",
-                     "/storages", "/storages/new"):  # fmt: skip
+        for path in ("/platforms", "/platforms/kvm", "/platforms/new", "/machines", "/nodes",
+                     "/nodes/node-2", "/nodes/new", "/storages", "/storages/main",
+                     "/storages/new"):  # fmt: skip
             browsers.show(visitor.page, path)
             browsers.no_horizontal_scroll(visitor.page)
             expect(visitor.page.get_by_role("heading", level=1)).to_have_count(1)

@@ -112,6 +112,10 @@ class Coverage:
             )
         return [_covered(each, state) for each in found[begin : begin + limit]], len(found)
 
+    def refresh(self) -> None:
+        """Work out now what changed, so that nobody who asks has to wait for it."""
+        self._now()
+
     def machine(self, platform: str, identity: str) -> Covered:
         """Return a machine of a platform.
 
@@ -156,8 +160,10 @@ class Coverage:
         """Return what holds for other machines or policies, from what held before."""
         before = self._state
         found = [row for name in platforms for row in self._inventory.machines(name)]
-        machines = {key: _known(row, before.machines.get(key)) for row in found
-                    if (key := (row.platform, row.id))}  # fmt: skip
+        machines = {
+            (row.platform, row.id): _known(row, before.machines.get((row.platform, row.id)))
+            for row in found
+        }
         policies = {row.id: row for row in rows}
         fresh = {
             identity: row.policy.selection for identity, row in policies.items()

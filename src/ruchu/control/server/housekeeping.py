@@ -38,6 +38,7 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._work, name="ruchu-house", daemon=True)
         self._chores: tuple[tuple[timedelta, Callable[[], None]], ...] = (
             (timedelta(minutes=1), self.look_at_targets),
+            (timedelta(minutes=1), services.coverage.refresh),
             (timedelta(minutes=1), self.end_moments),
             (timedelta(minutes=1), self.look_at_nodes),
             (timedelta(minutes=5), self.look_at_storages),

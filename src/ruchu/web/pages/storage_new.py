@@ -16,7 +16,13 @@ from ruchu.web.visiting import Visit, page
 # Guessing a passphrase of fewer characters is a matter of days for whoever has the storage.
 PASSPHRASE_MIN = 12
 NEW, ADOPT = "new", "adopt"
-_ICONS = {"kind": "category", "place": "place", "secret": "lock", "name": "badge", "review": "checklist"}
+_ICONS = {
+    "kind": "category",
+    "place": "place",
+    "secret": "lock",
+    "name": "badge",
+    "review": "checklist",
+}
 
 
 @page("/storages/new", later("Add a storage"), need=Right.CONFIGURE)
@@ -56,7 +62,10 @@ class Wizard:
         self, name: str, title: str, build: Callable[[], None], check: Callable[[], str] | None
     ) -> None:
         say, last = self._visit.say, name == "review"
-        with ui.step(name, title, icon=_ICONS[name]) as step, ui.element("div").classes("r-form r-stack"):
+        with (
+            ui.step(name, title, icon=_ICONS[name]) as step,
+            ui.element("div").classes("r-form r-stack"),
+        ):
             step.props(f"active-icon={_ICONS[name]} done-icon=done")
             build()
             self._complaint[name] = ui.label("").classes("r-complaint").props("role=alert")
@@ -74,7 +83,9 @@ class Wizard:
                 if last:
                     self._button = button
                 if name != "kind":
-                    ui.button(say("Back"), on_click=lambda: self._go_to(name, -1)).props("flat no-caps")
+                    ui.button(say("Back"), on_click=lambda: self._go_to(name, -1)).props(
+                        "flat no-caps"
+                    )
 
     def _complain(self, step: str, text: str) -> bool:
         self._complaint[step].set_text(text)
@@ -238,7 +249,9 @@ class Wizard:
         if values.get("file_system"):
             found[say("File system")] = say("{name} is made.", name=values["file_system"])
         if values.get("erase"):
-            found[say("What is lost")] = say("Everything that is on {device} now.", device=values["erase"])
+            found[say("What is lost")] = say(
+                "Everything that is on {device} now.", device=values["erase"]
+            )
         return found
 
     def _body(self) -> dict[str, Any]:

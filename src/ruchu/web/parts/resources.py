@@ -102,7 +102,7 @@ def protection_cell(language: Language, shown: Mapping[str, Any]) -> dict[str, A
         return cell
     active = [each for each in policies if each["enabled"]]
     if not active:
-        return PROTECTED.cell(language)  # type: ignore[return-value]
+        return PROTECTED.cell(language)
     more = len(active) - 1
     link = {"text": active[0]["name"], "link": f"/policies/{active[0]['id']}"}
     return {**link, "sub": language.say("and {count} more", count=more)} if more else link
