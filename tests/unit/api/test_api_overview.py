@@ -121,6 +121,7 @@ def test_reports_are_set_as_pdf(busy, kind, language):
     services.inventory.saw("other", [
         {"id": "1", "name": '#panic() $x$ *b* "q" \\ <a> 数据库\u202e', "state": "running"},
     ])  # fmt: skip
+    busy.clock.sleep(0.123456)
     answer = busy.client().get(f"/reports/{kind}", params={"format": "pdf", "language": language})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/pdf"

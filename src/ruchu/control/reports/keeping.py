@@ -46,6 +46,11 @@ class Kept(Generic[V]):
                     self._making.pop(self._values.popitem(last=False)[0], None)
             return value
 
+    def forget(self, key: Hashable) -> None:
+        """Let the value of a key be worked out anew."""
+        with self._lock:
+            self._values.pop(key, None)
+
     def _fresh(self, key: Hashable) -> tuple[float, V] | None:
         found = self._values.get(key)
         if found is None or self._clock.monotonic() - found[0] >= self._good_s:

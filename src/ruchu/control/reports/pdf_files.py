@@ -87,7 +87,7 @@ def pdf(
     try:
         made = typst.compile(
             _template(), format="pdf", sys_inputs={"data": json.dumps(document)},
-            timestamp=head.at,
+            timestamp=head.at.replace(microsecond=0),
         )  # fmt: skip
     except typst.TypstError as error:
         raise ControlError(f"(the report could not be set: {str(error)[:500]})") from None

@@ -103,15 +103,20 @@ class Standings:
         self._coverage = coverage
         self._catalogue = catalogue
         self._clock = clock
-        self._kept: Kept[Sequence[Standing]] = Kept(clock, GOOD_S)
+        self._kept: Kept[tuple[Sequence[Covered], Sequence[Standing]]] = Kept(clock, GOOD_S)
 
     def all(self) -> Sequence[Standing]:
-        """Return how each machine stands, by name; as it was at most some seconds ago."""
-        return self._kept.get(None, self._made)
+        """Return how each machine stands, by name; its points as they were some seconds ago."""
+        now = self._coverage.all()
+        covered_then, found = self._kept.get(None, lambda: self._made(now))
+        if covered_then is not now:
+            # A policy or a listing has changed: that is shown at once.
+            self._kept.forget(None)
+            _, found = self._kept.get(None, lambda: self._made(now))
+        return found
 
-    def _made(self) -> Sequence[Standing]:
-        found, now = self._coverage.all(), self._clock.now()
-        return judged(found, self._catalogue.newest(), now)
+    def _made(self, machines: Sequence[Covered]) -> tuple[Sequence[Covered], Sequence[Standing]]:
+        return machines, judged(machines, self._catalogue.newest(), self._clock.now())
 
 
 @dataclass(frozen=True, slots=True)
