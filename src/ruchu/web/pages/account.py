@@ -22,7 +22,7 @@ async def account(visit: Visit) -> None:
 
     await tabbing.tabbed(visit, [
         View("profile", say("Profile"), profile),
-        View("security", say("Security"), security),
+        View("security", say("Access and security"), security),
         View("sessions", say("Sessions"), lambda: session_list.sessions(visit, "/sessions")),
         View("tokens", say("API tokens"), lambda: token_list.tokens(visit)),
     ])  # fmt: skip

@@ -97,7 +97,7 @@ async def _waiting(visit: Visit) -> None:
 def _card(visit: Visit, request: Found, done: Callable[[], Awaitable[None]]) -> None:
     say, language = visit.say, visit.language
     mine = request["requester_name"] == visit.principal.name
-    with headings.card(title(language, request), "r-request") as card:
+    with headings.card(title(language, request), "r-request r-gap") as card:
         card.props(f"data-test=request-{request['id']}")
         asked = say("{name} asked {time}; it expires {end}.", name=request["requester_name"],
                     time=language.ago(request["requested"], visit.now),
@@ -229,7 +229,7 @@ async def one_approval(visit: Visit, wanted: str) -> None:
     if found["state"] == "waiting":
         _card(visit, found, again)
         return
-    with headings.card(say("What was asked for")):
+    with headings.card(say("What was asked for"), "r-gap"):
         losses(visit, found["losses"])
         headings.facts({
             say("Asked by"): f"{found['requester_name']}, {language.moment(found['requested'])}",

@@ -19,7 +19,7 @@ async def settings(visit: Visit) -> None:
         pass
     views = [
         View("general", say("General"), lambda: setting_forms.general(visit)),
-        View("security", say("Security"), lambda: _security(visit)),
+        View("security", say("Access and security"), lambda: _security(visit)),
         View("sites", say("Sites"), lambda: site_list.sites(visit)),
     ]
     rights = (Right.OPERATE, Right.ACCOUNTS)
@@ -38,7 +38,7 @@ async def _security(visit: Visit) -> None:
 async def _about(visit: Visit) -> None:
     say = visit.say
     about = await visit.api.get("/about")
-    with headings.card(say("This server")):
+    with headings.card(say("This server"), "r-gap"):
         headings.facts({
             say("Version"): f"Ruchu {about['version']}",
             say("Clock"): visit.language.moment(about["at"]),

@@ -51,15 +51,15 @@ async def one_user(visit: Visit, user: str) -> None:
     with ui.element("div").classes("r-run-state"):
         marks.show(user_lists.mark(found), language).props("data-test=user-state")
     with ui.element("div").classes("r-grid"):
-        with headings.card(say("Profile"), "r-6 r-whole"):
+        with headings.card(say("Profile"), "r-6 r-whole r-gap"):
             _profile(visit, found)
-        with headings.card(say("Account"), "r-6 r-whole"):
+        with headings.card(say("Account"), "r-6 r-whole r-gap"):
             headings.facts({
                 say("Signs in with"): user_lists.ways(visit, found),
                 say("Last signed in"): language.moment(found["signed_in"]),
                 say("Made"): language.moment(found["created"]),
             })  # fmt: skip
-        with headings.card(say("Roles"), "r-12 r-whole"):
+        with headings.card(say("Roles"), "r-12 r-gap"):
             _roles(visit, found, groups)
     title = ui.label(say("Signed in at")).classes("r-section")
     title.props("role=heading aria-level=2")

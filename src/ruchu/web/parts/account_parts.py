@@ -17,7 +17,7 @@ def profile(visit: Visit, user: Found) -> None:
     """Show who the visitor is, and let them change it."""
     say = visit.say
     with ui.element("div").classes("r-grid"):
-        with headings.card(say("Profile"), "r-6 r-whole"), ui.element("div").classes("r-form"):
+        with headings.card(say("Profile"), "r-6 r-whole r-gap"), ui.element("div").classes("r-form"):
             display = asking.field(say("Full name"), "display", user["display"])
             mail = asking.field(say("Mail"), "mail", user["mail"], props="type=email")
             spoken = asking.choice(say("Language"), "language", LANGUAGES, visit.language.code)
@@ -34,7 +34,7 @@ def profile(visit: Visit, user: Found) -> None:
             ui.button(say("Save"), on_click=save).props(
                 "unelevated no-caps color=primary data-test=save-profile"
             )
-        with headings.card(say("Roles"), "r-6 r-whole"):
+        with headings.card(say("Roles"), "r-6 r-whole r-gap"):
             ui.label(roles.summary(visit.language, user["grants"]))
             roles.legend(visit)
 
@@ -43,9 +43,9 @@ def security(visit: Visit, user: Found) -> None:
     """Show how the visitor signs in."""
     with ui.element("div").classes("r-grid"):
         if user["has_password"]:
-            with headings.card(visit.say("Password"), "r-6 r-whole"):
+            with headings.card(visit.say("Password"), "r-6 r-whole r-gap"):
                 _password(visit)
-        with headings.card(visit.say("Authenticator"), "r-6 r-whole"):
+        with headings.card(visit.say("Authenticator"), "r-6 r-whole r-gap"):
             if user["totp"]:
                 _authenticator_on(visit)
             else:

@@ -171,7 +171,7 @@ class RuleForm:
         fields["codes"].props("use-input new-value-mode=add-unique input-debounce=0")
         with ui.element("div").classes("r-two"):
             fields["group"] = asking.choice(say("Group"), "group", groups, group)
-            fields["subject"] = asking.field(say("About"), "subject", self._known("subject", _ANY),
+            fields["subject"] = asking.field(say("Object"), "subject", self._known("subject", _ANY),
                                              help_text=say("A pattern, such as web-*"))  # fmt: skip
 
     def _whom(self) -> None:

@@ -24,7 +24,7 @@ class AlarmView:
         with headings.head(alarm_words.headline(visit.language, alarm), alarm["code"]):
             self._acts = ui.element("div").classes("r-actions")
         self._body = ui.element("div").classes("r-stack r-wide")
-        with headings.card(visit.say("What happened")):
+        with headings.card(visit.say("What happened"), "r-gap"):
             self._history = ui.element("div").classes("r-wide")
         title = ui.label(visit.say("Who was told"))
         title.classes("r-section").props("role=heading aria-level=2")
@@ -77,7 +77,7 @@ class AlarmView:
     def _pairs(self) -> dict[str, Any]:
         alarm, language, say = self._alarm, self._visit.language, self._visit.say
         pairs: dict[str, Any] = {
-            say("About"): alarm["subject"],
+            say("Object"): alarm["subject"],
             say("Began"): language.moment(alarm["first_at"]),
             say("Last"): language.moment(alarm["last_at"]),
             say("Times"): language.number(alarm["count"]),

@@ -12,7 +12,12 @@ from ruchu.web.visiting import Visit
 @contextlib.contextmanager
 def dialog(title: str, *, lead: str = "", wide: bool = False) -> Iterator[Any]:
     """Make a dialog that opens at once; what is made within is its content."""
-    with ui.dialog(value=True) as made, ui.card().classes("r-dialog"):
+    # In the page itself: a dialog that another one opens must not go when that one does.
+    with (
+        ui.context.client.content,
+        ui.dialog(value=True) as made,
+        ui.card().classes("r-dialog"),
+    ):
         made.on("hide", made.delete)
         made.props(f'aria-label="{title}"')
         if wide:

@@ -51,7 +51,7 @@ async def certificates(visit: Visit) -> None:
     about = await visit.api.get("/about")
     pem = await visit.api.get("/authority")
     found = read(pem)
-    with headings.card(say("Authority of this server")):
+    with headings.card(say("Authority of this server"), "r-gap"):
         ui.label(say("It vouches for the nodes, and for the console where no other certificate is "
                      "given. Compare the fingerprint when a node is enrolled or a site "
                      "attached.")).classes("r-help")  # fmt: skip

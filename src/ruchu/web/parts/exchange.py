@@ -64,9 +64,9 @@ def counted(language: Language, changes: Sequence[Found]) -> str:
 async def definitions(visit: Visit) -> None:
     """Show what takes definitions out, and what takes them in."""
     with ui.element("div").classes("r-grid"):
-        with headings.card(visit.say("Export"), "r-6 r-whole"):
+        with headings.card(visit.say("Export"), "r-6 r-whole r-gap"):
             _export(visit)
-        with headings.card(visit.say("Import"), "r-6 r-whole"):
+        with headings.card(visit.say("Import"), "r-6 r-whole r-gap"):
             Importing(visit)
 
 
@@ -113,9 +113,13 @@ class Importing:
             "r-help"
         )
         with ui.element("div").classes("r-form r-later"):
-            upload = ui.upload(label=say("File of an export"), auto_upload=True, max_files=1,
+            upload = ui.upload(auto_upload=True, max_files=1,
                                max_file_size=sealing.BYTES_MAX, on_upload=self._took)  # fmt: skip
-            upload.props("flat bordered data-test=import-file").classes("r-wide")
+            upload.props("data-test=import-file").style("display: none")
+            choose = ui.button(say("Choose a file"), icon="upload_file", color=None)
+            choose.on("click", js_handler=f"() => getElement({upload.id}).pickFiles()")
+            choose.props("flat no-caps data-test=choose-file").classes("r-quiet")
+            self._name = ui.label("").classes("r-help").props("role=status")
             self._phrase = asking.secret(say("Passphrase of the file"), "import-passphrase")
             self._replace = asking.switch(
                 say("Make what differs like the file"), "import-replace", value=False,
@@ -132,6 +136,7 @@ class Importing:
     async def _took(self, event: Any) -> None:
         try:
             self._file = await event.file.text()
+            self._name.set_text(event.file.name)
         except UnicodeDecodeError:
             self._file = ""
             ui.notify(self._visit.say("This is no file of an export."), type="negative",

@@ -162,7 +162,7 @@ class RunView:
             pairs[say("Policy")] = lambda: ui.link(run["name"], f"/policies/{run['policy']}")
         pairs |= {
             say("Started by"): run_words.started_by(language, run["started_by"]),
-            say("Asked for"): language.moment(run["created"]),
+            say("Entered at"): language.moment(run["created"]),
             say("Began"): language.moment(run["started"]),
         }
         if run["due"]:
@@ -220,7 +220,8 @@ class RunView:
             self._rates.append((at, run_words.totals(self._tasks)["rate"]))
         if run["ended"] and saved and self._shown.get("picture") != run["attempt"]:
             self._shown["picture"] = run["attempt"]
-            self._draw(_saved(visit, saved), visit.say("Read and stored by machine"))
+            title = visit.say("Read and stored by machine, in GiB")
+            self._draw(_saved(visit, saved), title)
         elif not run["ended"]:
             self._draw(_rates(visit, self._rates), visit.say("Rate"))
         self._picture.set_visibility(bool(self._rates) or bool(run["ended"] and saved))
@@ -248,7 +249,7 @@ class RunView:
             ui.label(say("It is not planned yet.")).classes("r-help")
 
         columns = [
-            Column("label", say("About")),
+            Column("label", say("Object")),
             Column("state", say("State")),
             Column("progress", say("Progress")),
             Column("result", say("Result")),
@@ -316,7 +317,7 @@ def _saved(visit: Visit, machines: Sequence[Found]) -> dict[str, Any]:
     most = sorted(machines, key=lambda each: -(each.get("bytes_read") or 0))[:_BARS_MAX]
     series = [
         {"name": visit.say(title), "type": "bar", "barMaxWidth": 26,
-         "data": [round((each.get(key) or 0) / 2**20, 1) for each in most]}
+         "data": [round((each.get(key) or 0) / 2**30, 2) for each in most]}
         for title, key in ((later("Read"), "bytes_read"), (later("Stored"), "bytes_stored"))
     ]  # fmt: skip
-    return charts.options([str(each["machine"]) for each in most], series, "MiB")
+    return charts.options([str(each["machine"]) for each in most], series)

@@ -81,8 +81,8 @@ def moments(language: Language, text: str) -> str:
 
 
 def _reason(language: Language, text: str) -> str:
-    if text in REASONS:
-        return language.say(REASONS[text])
+    if not text or text in REASONS:
+        return language.say(REASONS[text]) if text else ""
     if opens := _OPENS.fullmatch(text):
         at = datetime.datetime.strptime(opens[1], "%Y-%m-%d %H:%M").replace(tzinfo=datetime.UTC)
         return language.say("Its backup window opens: {time}", time=language.moment(at))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nicegui import ui
+
 from ruchu.web.parts import acting, listing
 from ruchu.web.parts.listing import Act, Column
 from ruchu.web.parts.marks import GOOD
@@ -47,5 +49,10 @@ async def sessions(visit: Visit, path: str) -> None:
                Column("address", say("Address")),
                Column("created", say("Signed in"))]  # fmt: skip
     fetch = listing.of_list(visit, path, row)
-    found = listing.Listing(visit, columns, fetch, on_act=on_act, label=say("Sessions"))
+
+    def nothing() -> None:
+        ui.label(say("Nowhere at the moment.")).classes("r-help")
+
+    found = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
+                            label=say("Sessions"))  # fmt: skip
     await found.refresh()

@@ -37,11 +37,11 @@ class SettingsForm:
         self._fields: dict[str, Any] = {}
         mails = [each["name"] for each in channels if each["kind"] == "mail"]
         with ui.element("div").classes("r-grid"):
-            with headings.card(visit.say("Server"), "r-6 r-whole"):
+            with headings.card(visit.say("Server"), "r-6 r-whole r-gap"):
                 self._server()
-            with headings.card(visit.say("Heartbeat"), "r-6 r-whole"):
+            with headings.card(visit.say("Heartbeat"), "r-6 r-whole r-gap"):
                 self._heartbeat()
-            with headings.card(visit.say("Mail summaries"), "r-12"):
+            with headings.card(visit.say("Mail summaries"), "r-12 r-gap"):
                 self._summaries(mails)
         with ui.element("div").classes("r-save"):
             ui.button(visit.say("Save"), icon="save", on_click=self._save).props(
@@ -128,7 +128,7 @@ async def four_eyes(visit: Visit) -> None:
     """Show the switch of four eyes, and what it means."""
     say = visit.say
     on = (await visit.api.get("/four-eyes"))["on"]
-    with headings.card(say("Four eyes")) as card:
+    with headings.card(say("Four eyes"), "r-gap") as card:
         card.props("data-test=four-eyes")
         ui.label(say("Acts that destroy wait for a second person: to delete points, to remove a "
                      "storage, to keep points for a shorter time, to take a star away, to release "
@@ -156,5 +156,5 @@ async def four_eyes(visit: Visit) -> None:
         with ui.element("div").classes("r-dialog-actions"):
             ui.label(say("Counts at once.")).classes("r-help")
             ui.button(say("Turn it off") if on else say("Turn it on"), on_click=switch).props(
-                "unelevated no-caps color=primary data-test=switch-four-eyes"
+                f"{'flat' if on else 'unelevated color=primary'} no-caps data-test=switch-four-eyes"
             )

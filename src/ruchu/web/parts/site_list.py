@@ -89,7 +89,7 @@ async def _ask(visit: Visit, done: Callable[[], Awaitable[None]]) -> None:
         token = asking.secret(say("API token"), "token")
         fingerprint = asking.field(
             say("Fingerprint of its authority"), "fingerprint",
-            help_text=say("Over there under Settings, Security. Empty: it has a public "
+            help_text=say("Over there under Settings, Access and security. Empty: it has a public "
                           "certificate."),
         )  # fmt: skip
 

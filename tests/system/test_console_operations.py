@@ -1,0 +1,190 @@
+"""Operation and administration in a browser: a failure seen to its end, people and their rights."""
+
+import re
+import shutil
+
+import pytest
+from playwright.sync_api import expect
+
+from ruchu.errors import Forbidden
+from ruchu.model.principals import Right
+from ruchu.testing import browsers, console_sample
+from ruchu.testing.browsers import Account
+from ruchu.web import visiting
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("console-operations"),
+]
+RESTORER = Account("wang.wei", "a copper kettle sings at noon")
+NOT_ALLOWED = "Your role does not allow this."
+FORBIDDEN = (Forbidden.__doc__ or "").splitlines()[0]
+OURS = ("/runs", "/alarms", "/approvals", "/account")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browsers.browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory):
+    with browsers.console(tmp_path_factory.mktemp("operations")) as found:
+        yield found
+
+
+@pytest.fixture
+def window(chromium, console):
+    with browsers.visitor(chromium, console) as found:
+        yield found
+
+
+def marked(page, name):
+    return page.locator(f'[data-test="{name}"]')
+
+
+def test_a_failure_says_why_and_its_alarm_is_acknowledged(console, window, tmp_path):
+    server, page = console.server, window.page
+    server.nodes_online(1)
+    place = tmp_path / "storage"
+    server.post("/storages", {"name": "lost", "location": str(place)})
+    shutil.rmtree(place)
+    run = server.post("/runs", {"kind": "verify", "name": "lost", "body": {"storage": "lost"}})
+    browsers.show(page, f"/runs/{run['id']}")
+    # The page was open while it failed, and shows it by itself.
+    expect(marked(page, "state")).to_have_text(re.compile("Failed"))
+    task = server.get(f"/runs/{run['id']}/tasks")[0]
+    expect(marked(page, "trouble")).to_contain_text(task["error"]["message"])
+    expect(marked(page, "trouble")).to_contain_text(task["error"]["hint"])
+    expect(marked(page, "log")).to_contain_text("Failed")
+    marked(page, "again").click()
+    expect(page).not_to_have_url(re.compile(run["id"]))
+    expect(marked(page, "state")).to_have_text(re.compile("Failed"))
+
+    browsers.show(page, "/alarms")
+    page.get_by_role("link", name="The run lost failed").click()
+    expect(
+        page.get_by_text("Read the reason in the run's log, then start it again.")
+    ).to_be_visible()
+    marked(page, "acknowledge").click()
+    marked(page, "remark").fill("Its disk is being replaced.")
+    marked(page, "confirm").click()
+    expect(marked(page, "standing")).to_have_text(re.compile("Acknowledged"))
+    expect(page.get_by_text("Its disk is being replaced.")).to_be_visible()
+    expect(marked(page, "acknowledge")).to_have_count(0)
+
+
+def test_somebody_new_chooses_a_password_and_comes_in(chromium, console, window):
+    page = window.page
+    browsers.show(page, "/users")
+    marked(page, "new-user").click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator('[data-test="name"]').fill("liu.yang")
+    dialog.locator('[data-test="display"]').fill("刘洋")
+    marked(page, "role-operator-all").click()
+    marked(page, "confirm").click()
+    link = marked(page, "link").text_content()
+    assert link.startswith(f"{console.url}/password#")
+    marked(page, "link-done").click()
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="liu.yang"))
+    expect(row).to_contain_text("Operator everywhere")
+    expect(row).to_contain_text("No password yet")
+
+    account = Account("liu.yang", "five grey herons stand in the reeds")
+    with browsers.visitor(chromium, console, account=None) as theirs:
+        theirs.page.goto(link)
+        theirs.page.get_by_label("Password", exact=True).fill(account.password)
+        theirs.page.get_by_label("Password again", exact=True).fill(account.password)
+        theirs.page.get_by_role("button", name="Go on").click()
+        expect(theirs.page).to_have_url(re.compile("/login"))
+    with browsers.visitor(chromium, console, account=account) as theirs:
+        browsers.show(theirs.page, "/account")
+        expect(theirs.page.get_by_text("Operator everywhere")).to_be_visible()
+        # An administrator ends their session, and the page leads to the way in.
+        user = next(each["id"] for each in console.server.get("/users")["items"]
+                    if each["name"] == account.name)  # fmt: skip
+        browsers.show(page, f"/users/{user}")
+        page.get_by_role("button", name="Sign out").first.click()
+        expect(page.get_by_text("Nowhere at the moment.")).to_be_visible()
+        theirs.page.goto("/runs")
+        expect(theirs.page).to_have_url(re.compile("/login"))
+
+
+def test_settings_are_written_and_tell_when_they_count(window, console):
+    page = window.page
+    browsers.show(page, "/settings")
+    marked(page, "server-name").fill("Ruchu Harbour")
+    marked(page, "summary-daily").fill("li@example.com zh")
+    expect(page.get_by_text("Counts after a restart of the server.").first).to_be_visible()
+    marked(page, "save-settings").click()
+    expect(page.get_by_text("Saved.")).to_be_visible()
+    found = console.server.get("/settings")
+    assert (found["server_name"], found["summary_daily"]) == (
+        "Ruchu Harbour", {"li@example.com": "zh"}
+    )  # fmt: skip
+
+
+def test_definitions_go_out_sealed_and_come_back_with_a_plan_first(window, console, tmp_path):
+    page = window.page
+    browsers.show(page, "/settings?tab=definitions")
+    marked(page, "export-passphrase").fill("eleven cranes over the marsh")
+    with page.expect_download() as fetched:
+        marked(page, "export").click()
+    file = tmp_path / "definitions.age"
+    fetched.value.save_as(file)
+    assert "Ruchu Harbour" not in file.read_text()
+    page.locator('[data-test="import-file"] input[type=file]').set_input_files(file)
+    expect(page.get_by_role("status").get_by_text(file.name)).to_be_visible()
+    marked(page, "import-passphrase").fill("eleven cranes over the marsh")
+    marked(page, "plan").click()
+    expect(marked(page, "counted")).to_contain_text("Is the same")
+    expect(marked(page, "apply")).to_be_visible()
+
+
+# ------------------------------------------------------------------------------------- proof 4
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    with console_sample.sample(tmp_path_factory.mktemp("rights")) as found:
+        yield found
+
+
+def test_a_restore_operator_sees_and_can_do_what_the_role_allows(chromium, sample):
+    """Walk every page by its address: it shows, or says that it is not allowed."""
+    rights = {None, Right.VIEW, Right.RESTORE}
+    wrong = []
+    with browsers.visitor(chromium, sample.console, account=RESTORER) as window:
+        page = window.page
+        for path in console_sample.pages():
+            browsers.show(page, sample.address(path))
+            allowed = visiting.PAGES[path].need in rights
+            if (page.get_by_text(NOT_ALLOWED).count() == 0) != allowed:
+                wrong.append(f"{path}: it takes {visiting.PAGES[path].need}")
+            if path.startswith(OURS):
+                wrong += [f"{path}: {text}" for text in pressed(page, sample.address(path))]
+        browsers.show(page, "/alarms")
+        for title in ("Audit", "Users and roles", "Settings"):
+            expect(page.get_by_role("link", name=title, exact=True)).to_have_count(0)
+    assert not wrong, "\n".join(wrong)
+
+
+def pressed(page, address):
+    """Press every button of a page; yield what the API refused for want of a right."""
+    buttons = page.locator("#content button:enabled")
+    for at in range(buttons.count()):
+        button = buttons.nth(at)
+        if not button.is_visible():
+            continue
+        name = button.get_attribute("aria-label") or button.text_content()
+        button.click()
+        page.wait_for_load_state("networkidle")
+        for text in page.locator(".q-notification").all_text_contents():
+            if FORBIDDEN in text:
+                yield f"{name!r} is shown and refused"
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        if not page.url.endswith(address):
+            browsers.show(page, address)
