@@ -102,7 +102,11 @@ def storage(step: Step) -> None:
 async def platform(step: Step) -> None:
     """Offer the libvirt of this host, or ask for another one."""
     visit, say = step.visit, step.visit.say
+    with ui.element("div").classes("r-actions") as looking:
+        ui.spinner(size="1.4em").props("aria-hidden=true")
+        ui.label(say("Looking for libvirt on this host…")).classes("muted")
     here = await _libvirt_here(visit)
+    looking.delete()
     with step.form():
         if here:
             with ui.element("div").classes("r-note"):

@@ -254,7 +254,8 @@ def assumptions(language: Language, preview: Mapping[str, Any]) -> str:
 
 
 def _age(language: Language, days: float) -> str:
-    return dates.format_timedelta(datetime.timedelta(days=days), locale=language.locale)
+    age = datetime.timedelta(days=days)
+    return dates.format_timedelta(age, threshold=1, locale=language.locale)
 
 
 def remains(language: Language, remaining: Mapping[str, Any] | None) -> str:

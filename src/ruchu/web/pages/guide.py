@@ -33,14 +33,15 @@ async def guide(visit: Visit) -> None:
     ):
         skip = ui.button(say("Skip the guide"), on_click=lambda: ui.navigate.to("/"))
         skip.props("flat no-caps data-test=skip")
-    await _Guide(visit).show()
+    await _Guide(visit, skip).show()
 
 
 class _Guide:
     """The guide: what is done, what comes next, what comes later."""
 
-    def __init__(self, visit: Visit) -> None:
+    def __init__(self, visit: Visit, skip: Any) -> None:
         self._visit = visit
+        self._skip = skip
         self._shown = ""
         self._follow: Follow | None = None
         # Whoever ends a step and the live look at the server draw one after the other.
@@ -80,18 +81,22 @@ class _Guide:
         return Standing(storage, platform, policy, backup, check, clean)
 
     async def _draw(self, standing: Standing) -> None:
+        self._skip.set_visibility(standing.step != guiding.DONE)
         if standing.step == guiding.DONE:
             await guide_follow.done(self._visit, standing)
             return
         at = guiding.STEPS.index(standing.step)
+        body: Any = None
         for number, name in enumerate(guiding.STEPS):
             state = "done" if number < at else "here" if number == at else "later"
             with ui.element("section").classes(f"r-card r-guide-step {state}") as card:
                 card.props(f"data-test=guide-{name}-{state}")
                 self._title(number, name, state, self._summary(name, standing))
                 if number == at:
-                    with ui.element("div").classes("r-guide-body"):
-                        await self._step(name, standing)
+                    body = ui.element("div").classes("r-guide-body")
+        # The last of it: a step may have to ask a node first.
+        with body:
+            await self._step(standing.step, standing)
 
     def _title(self, number: int, name: str, state: str, summary: str) -> None:
         with ui.element("div").classes("r-guide-title"):
