@@ -7,7 +7,7 @@ from nicegui import ui
 
 from ruchu.model.principals import Right
 from ruchu.web.calling import part
-from ruchu.web.language import LANGUAGES, later
+from ruchu.web.language import later
 from ruchu.web.parts import (
     acting,
     asking,
@@ -71,8 +71,7 @@ def _profile(visit: Visit, user: Found) -> None:
     with ui.element("div").classes("r-form"):
         display = asking.field(say("Full name"), "display", user["display"])
         mail = asking.field(say("Mail"), "mail", user["mail"], props="type=email")
-        spoken = user["language"][:2] if user["language"][:2] in LANGUAGES else "en"
-        chosen = asking.choice(say("Language"), "language", LANGUAGES, spoken)
+        chosen = asking.language(say("Language"), user["language"])
 
         async def save() -> None:
             body = {"display": display.value or "", "mail": mail.value or "",

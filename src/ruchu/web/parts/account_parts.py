@@ -6,7 +6,6 @@ from typing import Any
 from nicegui import ui
 
 from ruchu.web import dressing
-from ruchu.web.language import LANGUAGES
 from ruchu.web.parts import acting, asking, copying, headings, roles
 from ruchu.web.visiting import Visit
 
@@ -17,10 +16,13 @@ def profile(visit: Visit, user: Found) -> None:
     """Show who the visitor is, and let them change it."""
     say = visit.say
     with ui.element("div").classes("r-grid"):
-        with headings.card(say("Profile"), "r-6 r-whole r-gap"), ui.element("div").classes("r-form"):
+        with (
+            headings.card(say("Profile"), "r-6 r-whole r-gap"),
+            ui.element("div").classes("r-form"),
+        ):
             display = asking.field(say("Full name"), "display", user["display"])
             mail = asking.field(say("Mail"), "mail", user["mail"], props="type=email")
-            spoken = asking.choice(say("Language"), "language", LANGUAGES, visit.language.code)
+            spoken = asking.language(say("Language"), visit.language.code)
 
             async def save() -> None:
                 body = {"display": display.value or "", "mail": mail.value or "",

@@ -6,6 +6,7 @@ from typing import Any
 
 from nicegui import ui
 
+from ruchu.web.language import ENGLISH, LANGUAGES
 from ruchu.web.visiting import Visit
 
 
@@ -79,6 +80,12 @@ def choice(label: str, name: str, options: Mapping[str, str], value: str) -> Any
     """Make a field that is one of some."""
     made = ui.select(dict(options), label=label, value=value).classes("r-wide")
     return _dressed(made, name, "", "options-dense")
+
+
+def language(label: str, value: str) -> Any:
+    """Make a field for a language; each goes by its own name, whatever the page speaks."""
+    known = value[:2] if value[:2] in LANGUAGES else ENGLISH
+    return choice(label, "language", LANGUAGES, known).props("translate=no")
 
 
 def several(

@@ -173,7 +173,7 @@ class ChannelForm:
             self._show_fields()
             with ui.element("div").classes("r-two"):
                 language = channel["language"] if channel else self._visit.language.code
-                self._language = asking.choice(say("Language"), "language", LANGUAGES, language)
+                self._language = asking.language(say("Language"), language)
                 most = channel["hourly_max"] if channel else _HOURLY
                 self._most = asking.number(say("Messages an hour"), "hourly", most, least=1,
                                            most=10_000)  # fmt: skip

@@ -7,7 +7,7 @@ from nicegui import ui
 
 from ruchu.errors import Answered
 from ruchu.web.calling import part
-from ruchu.web.language import LANGUAGES, NOTHING, later
+from ruchu.web.language import NOTHING, later
 from ruchu.web.parts import acting, asking, copying, listing, roles, tabbing
 from ruchu.web.parts.listing import Act, Column
 from ruchu.web.parts.marks import BAD, GOOD, QUIET, WARN, Mark
@@ -82,7 +82,7 @@ async def ask_new(visit: Visit, done: Callable[[], Awaitable[None]]) -> None:
         with ui.element("div").classes("r-two"):
             display = asking.field(say("Full name"), "display")
             mail = asking.field(say("Mail"), "mail", props="type=email")
-        spoken = asking.choice(say("Language"), "language", LANGUAGES, visit.language.code)
+        spoken = asking.language(say("Language"), visit.language.code)
         ui.label(say("Roles")).classes("r-trouble")
         matrix = roles.RoleMatrix(visit, groups, {})
 
