@@ -33,7 +33,7 @@ CACHE_BYTES = 128 * MIB
 """Decoded blocks of one point; a node has a few open."""
 ENTRIES_MAX = 200_000
 """Entries of one directory that can be listed; about 500 bytes of memory each."""
-SORTED_BY_STAT_MAX = 20_000
+SORTED_BY_STAT_MAX = 100_000
 """Each has to be read to be sorted by size or time; that takes seconds."""
 DIRECTORIES_KEPT = 2
 PAGE_MAX = 500
