@@ -11,7 +11,7 @@ import zlib
 from ruchu.errors import PlatformError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# A display of 7680×4320 pixels is about 100 MB; what is larger is no display of a server.
+# A display of 7680 by 4320 pixels is about 100 MB; what is larger is no display of a server.
 SOURCE_BYTES_MAX = 128 << 20
 # A page shows it smaller than this.
 WIDTH_MAX, HEIGHT_MAX = 1280, 1024

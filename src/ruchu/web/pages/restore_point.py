@@ -1,5 +1,6 @@
 """One point: what it is, on which storages, what can be done with it; and points that go."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ruchu.web.visiting import Visit, page
 Found = Mapping[str, Any]
 # What `POST /points/delete` takes at once.
 POINTS_MAX = 500
+_BOX = '<q-checkbox v-model="props.selected" :aria-label="{label}" {more}></q-checkbox>'
 DEPTHS: Mapping[str, tuple[str, str]] = {
     "structural": (later("Quick"), later("Every part is there, and is what was written down.")),
     "sampled": (later("Sampled"), later("Also reads a thousand of its blocks, drawn at random.")),
@@ -297,6 +299,11 @@ class _Deletion:
             self._table = ui.table(columns=columns, rows=[], row_key="id", selection="multiple",
                                    pagination=50, on_select=self._selected)  # fmt: skip
             self._table.props(f'flat aria-label="{say("Points")}" data-test=points')
+            # What is kept anyway cannot be chosen; each box says what it chooses.
+            self._table.add_slot("header-selection", _BOX.format(
+                label=json.dumps(say("Choose all")).replace('"', "'"), more=""))  # fmt: skip
+            self._table.add_slot("body-selection", _BOX.format(
+                label="props.row.time", more=':disable="!!props.row.kept"'))  # fmt: skip
         self._show()
 
     def _there(self) -> list[Found]:
