@@ -126,7 +126,7 @@ def enrol_node(page, place, console):
         browsers.show(page, "/nodes/node-2")
         expect(page.get_by_text("qemu-img", exact=True)).to_be_visible()
         at(page, "maintenance").click()
-        expect(page.get_by_text("In maintenance").first).to_be_visible()
+        expect(page.get_by_text("In maintenance", exact=True).first).to_be_visible()
         assert console.server.get("/nodes/node-2")["maintenance"] is True
 
 
