@@ -12,13 +12,13 @@ from ruchu.web.language import Language, later
 from ruchu.web.parts import acting, marks, run_words
 from ruchu.web.visiting import Visit
 
-_SECRET = "lock"
+_LOCK_ICON = "lock"
 _NEXT: tuple[tuple[str, str, str, str], ...] = (
     ("mail", later("Alarms by mail"), later("Be told when something fails."),
      "/alarms?tab=channels"),
     ("group_add", later("A second administrator"), later("So that nobody is locked out."),
      "/users"),
-    (_SECRET, later("A copy of the passphrase"),
+    (_LOCK_ICON, later("A copy of the passphrase"),
      later("Keep it where this server is not. Without it nobody reads the backups."), "/storages"),
     ("settings_backup_restore", later("Try a restore"), later("A backup is worth what it restores."),
      "/restore"),
@@ -141,7 +141,7 @@ async def done(visit: Visit, standing: Standing) -> None:
     ui.label(say("What to do next")).classes("r-card-title").props("role=heading aria-level=2")
     with ui.element("div").classes("r-choices"):
         for icon, title, text, target in _NEXT:
-            if icon == _SECRET and not (standing.storage or {}).get("encrypted"):
+            if icon == _LOCK_ICON and not (standing.storage or {}).get("encrypted"):
                 continue
             with ui.link(target=target).classes("r-choice"):
                 with ui.element("span").classes("r-choice-head"):

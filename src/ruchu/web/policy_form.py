@@ -117,11 +117,11 @@ def form_of(document: Mapping[str, Any]) -> Form:
     known = {key: options.pop(key) for key, kinds in _OPTIONS.items()
              if key in options and _is(options[key], kinds)}  # fmt: skip
     retrying = document["retrying"]
+    shown: dict[str, Any] = {**{key: document[key] for key in _PLAIN}, **known,
+                             **{key: list(selection.pop(key)) for key in LISTS}}  # fmt: skip
     form = Form(
-        **{key: document[key] for key in _PLAIN},
-        **known,
+        **shown,
         platform=selection.pop("platform"),
-        **{key: list(selection.pop(key)) for key in LISTS},
         schedules=[policy_lines.line_of(each) for each in document["schedules"]],
         windows=[policy_lines.window_line(each) for each in document["windows"]],
         holidays=list(document["holidays"]),

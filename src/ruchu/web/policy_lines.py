@@ -102,6 +102,8 @@ def line_of(document: Document) -> ScheduleLine:
             line.minutes = inner["minutes"]
         case "once":
             line.at = inner["at"]
+        case _:
+            pass  # `daily` has times and nothing else
     return line
 
 
@@ -131,7 +133,7 @@ def _inner(line: ScheduleLine) -> dict[str, Any]:
         case "minutes":
             return {"every": line.minutes, **anchor}
         case _:
-            plain = {"hourly": {"minute": line.minute}, "rolling": {"minutes": line.minutes},
+            plain: dict[str, dict[str, Any]] = {"hourly": {"minute": line.minute}, "rolling": {"minutes": line.minutes},
                      "once": {"at": line.at}}  # fmt: skip
             return plain.get(line.rule, {})
 

@@ -233,7 +233,8 @@ def space(language: Language, preview: Mapping[str, Any]) -> list[tuple[str, str
 def first_bytes(preview: Mapping[str, Any]) -> int:
     """Return what the first backup will take."""
     ratio = preview["ratio"] if preview["ratio"] is not None else RATIO_ASSUMED
-    return round(preview["disk_bytes"] * ratio)
+    size: int = preview["disk_bytes"]
+    return int(size * ratio)
 
 
 def assumptions(language: Language, preview: Mapping[str, Any]) -> str:

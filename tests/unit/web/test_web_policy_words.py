@@ -91,7 +91,7 @@ def test_a_policy_as_code_is_the_policy():
     )  # fmt: skip
     text = policy_words.as_code(wanted)
     ((name, fields),) = yaml.safe_load(text)["policies"].items()
-    assert document(**fields, **{"name": name}) == wanted
+    assert document(**fields, name=name) == wanted
     assert "parallel" not in text
 
 
@@ -111,7 +111,7 @@ def test_space_is_predicted_from_what_is_assumed():
 
 def test_what_remains_is_said():
     assert policy_words.remains(EN, PREVIEW["remaining"]) == (
-        "In the long run 20 points remain of each machine, the oldest 10 months old."
+        "In the long run 20 points remain of each machine, the oldest 11 months old."
     )
     assert policy_words.remains(ZH, None) == "不会删除任何恢复点。"
 

@@ -163,7 +163,9 @@ def _played(policy: ScheduledPolicy, now: datetime.datetime, days: float) -> lis
 
 
 def _weight(kept: Sequence[PointFacts]) -> float:
-    weight, before, full = 0.0, None, None
+    weight = 0.0
+    before: datetime.datetime | None = None
+    full: datetime.datetime | None = None
     for point in kept:
         since = full if point.kind is Kind.DIFFERENTIAL else before
         if point.kind is Kind.FULL or since is None:

@@ -98,6 +98,8 @@ class _List:
             case "remove":
                 await policy_acts.remove(self._visit, identity)
                 await self._found.refresh()
+            case _:
+                pass  # there is no other act
 
     def _nothing(self) -> None:
         say = self._visit.say

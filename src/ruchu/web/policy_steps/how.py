@@ -57,8 +57,8 @@ def _saving(desk: Desk) -> None:
     with ui.element("div").classes("r-two"):
         levels = {level: say(text) for level, text in _LEVELS.items()}
         desk.choice(form, "level", say("Compression level"), levels)
-        snapshots = {None: say("As usual (one after the other)"),
-                     **{name: say(text) for name, text in policy_words.SNAPSHOTS.items()}}  # fmt: skip
+        snapshots: dict[str | None, str] = {None: say("As usual (one after the other)")}
+        snapshots |= {name: say(text) for name, text in policy_words.SNAPSHOTS.items()}
         desk.choice(form, "snapshots", say("Snapshots"), snapshots)
     desk.switch(
         say("Freeze file systems through the guest agent, where it runs"), "quiesce",
