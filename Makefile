@@ -26,7 +26,7 @@ SETUP_INPUTS := Makefile pyproject.toml requirements/build.lock requirements/dev
 SETUP_STAMP := $(VENV)/setup.sha256
 BENCH_STAMP := $(VENV)/bench.sha256
 
-.PHONY: help setup demo run test faults long cover lint check bench bench-streams bench-control screenshots lock clean vm-packages judges
+.PHONY: help setup demo run test faults long cover lint check bench bench-streams bench-control bench-console screenshots lock clean vm-packages judges
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-streams: setup ## measure bulk streams beside a plain TLS socket copy
 
 bench-control: setup ## measure one server with 50 simulated nodes, 300 policies, 2,000 machines
 	@$(BIN)/python -m benchmarks.control $(ARGS)
+
+bench-console: setup ## measure the console with 20 browsers, 20,000 machines, 100,000 runs
+	@$(BIN)/python -m benchmarks.console $(ARGS)
 
 # Writes versions and hashes, no addresses: whoever installs decides where from. A release younger
 # than a week is left alone, since most bad uploads are found within days.

@@ -144,5 +144,3 @@ def _runs(database, kept, count, rng):
     if rows:
         with database.writing() as connection:
             connection.execute(RUNS.insert(), rows)
-
-

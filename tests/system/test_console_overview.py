@@ -59,6 +59,8 @@ def policy(console):
             services.alarms.raise_alarm(
                 "backup-failed", Severity.ERROR, f"web-{number}", "No.", {"group": "default"}
             )
+    # What the server kept for everybody is a moment old.
+    console.server.until(lambda: console.server.get("/overview")["machines"]["protected"] == 2)
     return kept.id
 
 

@@ -168,7 +168,9 @@ def load(services: ServicesOf, by: By) -> LoadShown:
 
 
 @router.get(
-    "/reports/protection", response_model=Page[ProtectionRow], responses=problems.responses() | _FILES
+    "/reports/protection",
+    response_model=Page[ProtectionRow],
+    responses=problems.responses() | _FILES,
 )
 def report_protection(
     services: ServicesOf, by: By,

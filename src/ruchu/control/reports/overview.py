@@ -284,7 +284,9 @@ def _may(group: str, groups: Groups) -> bool:
     return groups is None or group in groups
 
 
-def machines_of(standings: Sequence[Standing], platforms: set[str], groups: Groups) -> Machines:
+def machines_of(
+    standings: Sequence[Standing], platforms: frozenset[str], groups: Groups
+) -> Machines:
     """Return how the machines of some platforms stand; targets are those of policies in groups."""
     seen = [each for each in standings if each.machine.platform in platforms]
     bare = [each for each in seen if not each.policies]

@@ -140,7 +140,8 @@ def _cell(column: Column, value: Any, word: Mapping[str, str], zone: zoneinfo.Zo
         return word["by_hand"] if column.key == "name" else word["none"]
     if column.shape is Shape.MOMENT:
         return f"{from_text(value).astimezone(zone):%Y-%m-%d %H:%M}"
-    return _SHOWN.get(column.shape, lambda each, _: str(each))(value, word)
+    shown = _SHOWN.get(column.shape)
+    return shown(value, word) if shown is not None else str(value)
 
 
 def length(seconds: float, word: Mapping[str, str]) -> str:

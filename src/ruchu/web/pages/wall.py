@@ -73,10 +73,12 @@ def _top(visit: Visit, following: Following) -> None:
             ui.image("/_ruchu/mark.svg").props('alt="" no-spinner no-transition')
         title = ui.label(say("Wall view")).classes("w-title")
         title.props("role=heading aria-level=1")
-        following.on(
-            ("load",),
-            lambda found: found["load"] and title.set_text(found["load"]["server"]["name"]),
-        )
+
+        def named(found: Found) -> None:
+            if found["load"]:
+                title.set_text(found["load"]["server"]["name"])
+
+        following.on(("load",), named)
         clock = ui.label("").classes("w-clock").props("data-test=clock aria-hidden=true")
         clock.props["data-zone"] = visit.language.zone
         clock.props["data-lang"] = visit.language.locale.language
