@@ -29,7 +29,7 @@ async def rules(visit: Visit) -> None:
     lead = say("Which alarms go to which channels. What no rule wants is shown here only.")
     with tabbing.head(say("Rules"), lead):
         if writes:
-            new = ui.button(say("New rule"), icon="add")
+            new = ui.button(say("New rule"), icon="add", on_click=lambda: _ask(visit, None, done))
             new.props("unelevated no-caps color=primary data-test=new-rule")
     acts = [
         Act("edit", say("Change"), "edit").cell(),
@@ -66,8 +66,6 @@ async def rules(visit: Visit) -> None:
     async def done() -> None:
         await found.refresh()
 
-    if writes:
-        new.on_click(lambda: _ask(visit, None, done))
     await found.refresh()
 
 

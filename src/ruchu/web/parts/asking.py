@@ -16,9 +16,10 @@ def dialog(title: str, *, lead: str = "", wide: bool = False) -> Iterator[Any]:
     # In the page itself: a dialog that another one opens must not go when that one does.
     with (
         ui.context.client.content,
-        ui.dialog(value=True) as made,
+        ui.dialog(value=True) as opened,
         ui.card().classes("r-dialog"),
     ):
+        made: Any = opened
         made.on("hide", made.delete)
         made.props(f'aria-label="{title}"')
         if wide:

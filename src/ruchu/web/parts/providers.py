@@ -63,7 +63,7 @@ async def providers(visit: Visit) -> None:
                Column("rules", say("Rules for roles"), "right"),
                Column("state", say("State"))]  # fmt: skip
     fetch = listing.of_list(visit, "/identity-providers", row)
-    found = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
+    found: listing.Listing = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
                             label=say("Identity providers"))  # fmt: skip
     await found.refresh()
 

@@ -227,7 +227,7 @@ class RunView:
         self._picture.set_visibility(bool(self._rates) or bool(run["ended"] and saved))
 
     def _draw(self, options: Mapping[str, Any], title: str) -> None:
-        self._picture.default_slot.children[0].set_text(title)  # type: ignore[attr-defined]
+        self._picture.default_slot.children[0].set_text(title)
         self._chart.options.clear()
         self._chart.options.update(options)
         self._chart.props(f'aria-label="{title}"')

@@ -50,7 +50,7 @@ async def sites(visit: Visit) -> None:
                Column("version", say("Version")),
                Column("seen", say("Last seen"))]  # fmt: skip
     fetch = listing.of_list(visit, "/sites", lambda each: site_row(visit, each))
-    found = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
+    found: listing.Listing = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
                             label=say("Sites"))  # fmt: skip
     await found.refresh()
     visit.live(found.refresh, "site")

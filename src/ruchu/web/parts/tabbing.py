@@ -47,7 +47,7 @@ async def tabbed(visit: Visit, views: Sequence[View]) -> None:
         address(visit, {QUERY: event.value})
         await visit.guarded(lambda: show(event.value))
 
-    tabs = ui.tabs(value=first, on_change=changed)
+    tabs = ui.tabs()
     tabs.props("align=left no-caps inline-label outside-arrows mobile-arrows")
     with tabs:
         for view in views:
@@ -55,6 +55,7 @@ async def tabbed(visit: Visit, views: Sequence[View]) -> None:
     with ui.tab_panels(tabs, value=first, animated=False).props("keep-alive").classes("r-wide"):
         for view in views:
             panels[view.name] = ui.tab_panel(view.name)
+    tabs.on_value_change(changed)
     await show(first)
 
 
@@ -62,7 +63,7 @@ def address(visit: Visit, query: dict[str, str]) -> None:
     """Let the address of the browser say what is shown, without loading it anew."""
     kept = urlencode({key: value for key, value in query.items() if value})
     path = visit.path.partition("?")[0] + (f"?{kept}" if kept else "")
-    ui.run_javascript(f"history.replaceState(history.state, '', {json.dumps(path)})")
+    _ = ui.run_javascript(f"history.replaceState(history.state, '', {json.dumps(path)})")
 
 
 @contextlib.contextmanager

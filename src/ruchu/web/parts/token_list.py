@@ -52,7 +52,7 @@ async def tokens(visit: Visit) -> None:
                Column("groups", say("Groups")), Column("expires", say("Ends")),
                Column("used", say("Last used"))]  # fmt: skip
     fetch = listing.of_list(visit, "/tokens", row)
-    found = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
+    found: listing.Listing = listing.Listing(visit, columns, fetch, on_act=on_act, nothing=nothing,
                             label=say("API tokens"))  # fmt: skip
     await found.refresh()
 

@@ -61,7 +61,7 @@ async def users(visit: Visit) -> None:
         Column("ways", say("Signs in with")), Column("signed_in", say("Last signed in")),
     ]  # fmt: skip
     fetch = listing.of_page(visit, "/users", row)
-    found = listing.Listing(visit, columns, fetch, label=say("Users"))
+    found: listing.Listing = listing.Listing(visit, columns, fetch, label=say("Users"))
     await found.refresh()
     with ui.element("section").classes("r-card r-later"):
         title = ui.label(say("What the roles may do"))
@@ -147,7 +147,9 @@ async def groups(visit: Visit) -> None:
     columns = [Column("name", say("Group")), Column("bytes", say("Stored")),
                Column("machines", say("Machines")),
                Column("runs", say("Backups today"))]  # fmt: skip
-    found = listing.Listing(visit, columns, fetch, on_act=on_act, label=say("Groups"))
+    found: listing.Listing = listing.Listing(
+        visit, columns, fetch, on_act=on_act, label=say("Groups")
+    )
     await found.refresh()
 
 
