@@ -22,9 +22,10 @@ WISH = Wish("a0", "main", "kvm", "web-1-restored", directory="/images")
 
 
 def test_a_machine_is_read_from_what_a_point_holds():
-    assert Machine(
-        "web-1", {"vda": 20 * GIB, "vdb": 5 * GIB}, "/images", 2, 4 * GIB, ("lan", "dmz")
-    ) == MACHINE
+    assert (
+        Machine("web-1", {"vda": 20 * GIB, "vdb": 5 * GIB}, "/images", 2, 4 * GIB, ("lan", "dmz"))
+        == MACHINE
+    )
     point = {"name": "web-1", "disks": [{"name": "vda", "size": 7}]}
     assert restore_form.machine_of_point(point) == Machine("web-1", {"vda": 7})
     volumes = {**SAVED, "disks": [{"key": "sda", "size": 1, "location": "pool/volume"}]}

@@ -63,6 +63,8 @@ async def known(visit: Visit, point: str) -> Known:
 async def read(visit: Visit, found: Known) -> tuple[Known, Found]:
     """Have a node read the machine of the point, and another one say what the platform offers."""
     path = f"/points/{part(found.copies[0]['id'])}/machine"
+    machine: Any
+    offered: Any
     machine, offered = await asyncio.gather(
         visit.api.get(path), offers(visit, found.platform), return_exceptions=True
     )

@@ -139,7 +139,7 @@ class Timeline:
 
     def _to_the_end(self) -> None:
         name = f"c{self._strip.id}"
-        ui.run_javascript(
+        _ = ui.run_javascript(
             f"{{ const strip = document.getElementById('{name}');"
             " if (strip) strip.scrollLeft = strip.scrollWidth; }"
         )
