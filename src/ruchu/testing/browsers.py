@@ -55,10 +55,10 @@ _DRAWN = """async () => {
     await document.fonts.ready;
     await new Promise((resolve) => {
         const done = () => { watching.disconnect(); resolve(); };
-        let timer = setTimeout(done, 300);
+        let timer = setTimeout(done, 250);
         const watching = new MutationObserver(() => {
             clearTimeout(timer);
-            timer = setTimeout(done, performance.now() < limit ? 300 : 0);
+            timer = setTimeout(done, performance.now() < limit ? 250 : 0);
         });
         watching.observe(document.body, {subtree: true, childList: true, characterData: true});
     });

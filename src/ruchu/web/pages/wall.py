@@ -70,7 +70,7 @@ def _top(visit: Visit, following: Following) -> None:
     with ui.element("header").classes("w-top"):
         with ui.link(target="/").classes("w-brand") as brand:
             brand.props["aria-label"] = say("Back to the dashboard")
-            ui.image("/_ruchu/mark.svg").props('alt="" no-spinner no-transition')
+            ui.element("img").props('src="/_ruchu/mark.svg" alt=""')
         title = ui.label(say("Wall view")).classes("w-title")
         title.props("role=heading aria-level=1")
 

@@ -354,7 +354,9 @@ def _site_line(visit: Visit, site: Found) -> str:
 
 def ticker(visit: Visit, following: Following) -> None:
     """Show the open alarms along the bottom; more than two pass by."""
-    place = ui.element("footer").classes("w-ticker").props("data-test=ticker")
+    # Where nothing shall move it is scrolled, by keys as well.
+    place = ui.element("footer").classes("w-ticker").props("data-test=ticker tabindex=0")
+    place.props["aria-label"] = visit.say("Open alarms")
 
     def show(found: Found) -> None:
         alarms = found["alarms"]["first"][:ALARMS_MAX]
@@ -368,16 +370,19 @@ def ticker(visit: Visit, following: Following) -> None:
             moves = len(alarms) > _STILL_MAX
             with ui.element("div").classes("w-belt moves" if moves else "w-belt") as belt:
                 belt.style(f"animation-duration: {8 * len(alarms)}s")
-                for _ in range(2 if moves else 1):
-                    _alarms(visit, alarms)
+                _alarms(visit, alarms)
+                if moves:
+                    # What follows is the same again, so that the belt has no end.
+                    _alarms(visit, alarms).props("aria-hidden=true")
 
     following.on(("alarms",), show)
 
 
-def _alarms(visit: Visit, found: Sequence[Found]) -> None:
-    with ui.element("div").classes("w-alarms"):
+def _alarms(visit: Visit, found: Sequence[Found]) -> Any:
+    with ui.element("div").classes("w-alarms") as shown:
         for alarm in found:
             mark = marks.of(marks.SEVERITIES, alarm["severity"])
             with ui.element("div").classes(f"w-alarm {mark.tone}"):
                 ui.icon(mark.icon).props("aria-hidden=true")
                 ui.label(alarm_words.headline(visit.language, alarm))
+    return shown
