@@ -28,7 +28,7 @@ from ruchu.units import MIB
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 
 MANY = 1200
-ODD = [b"\xff\xfe no text", b"new\nline", b"back\\slash", b'quo"te;%', "ümlaut 语.txt".encode(),
+ODD = [b"\xff\xfe no text", b"new\nline", b"back\\slash", b'quo"ted;%', "ümlaut 语.txt".encode(),
        b"<img src=x>.html", b"\\xff literal"]  # fmt: skip
 VOLUME = "/disk0"
 

@@ -35,9 +35,7 @@ def server(
         Path | None, typer.Option("--certificate", help="For HTTPS; else one of our own.")
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Of the certificate.")] = None,
-    no_console: Annotated[
-        bool, typer.Option("--no-console", help="Answer the API alone.")
-    ] = False,
+    no_console: Annotated[bool, typer.Option("--no-console", help="Answer the API alone.")] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="HTTP although others can reach us: behind a proxy.")
     ] = False,

@@ -41,7 +41,11 @@ def test_the_overview_shows_what_is_of_ones_groups(busy):
     assert everything["reduction"] == {"read": 12000, "stored": 3000, "ratio": 4.0}
     assert [each["name"] for each in mine["storages"]] == ["main"]
     nothing = busy.client("elsewhere").get("/overview").json()
-    assert (nothing["machines"]["total"], nothing["storages"], nothing["next_starts"]) == (2, [], [])
+    assert (nothing["machines"]["total"], nothing["storages"], nothing["next_starts"]) == (
+        2,
+        [],
+        [],
+    )
 
 
 def test_everybody_who_looks_in_the_same_moment_gets_the_same_bytes(busy):

@@ -141,7 +141,9 @@ def test_machines_stand_as_the_alarms_judge_them(world, rng):
 
 def test_a_point_or_a_policy_changes_how_machines_stand(world):
     world.inventory.add("kvm", "qemu:///system")
-    world.inventory.saw("kvm", [{"id": n, "name": n, "state": "off", "disk_size": GIB} for n in "ab"])
+    world.inventory.saw(
+        "kvm", [{"id": n, "name": n, "state": "off", "disk_size": GIB} for n in "ab"]
+    )
     row = world.policy("p", ["a"], rpo_minutes=60)
     world.clock.move(2 * HOUR)
     found = world.made().machines

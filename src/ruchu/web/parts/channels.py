@@ -133,6 +133,8 @@ async def _test(visit: Visit, name: str) -> None:
 
 def _delivery(visit: Visit, each: Found) -> None:
     marks.show(alarm_words.delivery(each), visit.language)
+    if each["state"] == "dropped":
+        ui.label(visit.say("The channel is switched off, or was removed."))
     if each["reached"]:
         reached = ", ".join(each["reached"])
         ui.label(visit.say("Reached: {names}", names=reached))

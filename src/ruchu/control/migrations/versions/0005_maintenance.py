@@ -8,7 +8,9 @@ revision, down_revision = "0005", "0004"
 
 def upgrade() -> None:
     """Add the column; no node is in maintenance."""
-    column = sa.Column("maintenance", sa.Boolean(), nullable=False, server_default=sa.false())
+    column: sa.Column[bool] = sa.Column(
+        "maintenance", sa.Boolean(), nullable=False, server_default=sa.false()
+    )
     op.add_column("nodes", column)
 
 
