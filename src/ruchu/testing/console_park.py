@@ -144,7 +144,8 @@ class ShowNode(SimulatedNode):
         draw = self._of.rng
         busy = 60 * MIB * running
         load = {
-            "tasks": running, "load_1m": round(0.4 + 1.7 * running, 2), "memory": 64 * GIB,
+            "tasks": running, "load_1": round(0.4 + 1.7 * running, 2), "memory": 64 * GIB,
+            "load_5": round(0.4 + 1.6 * running, 2), "memory_available": 43 * GIB,
             "cpu": round(draw.uniform(0.05, 0.12) + 0.16 * running, 3),
             "memory_used": int(64 * GIB * draw.uniform(0.31, 0.34)),
             "received": busy * draw.uniform(0.9, 1.1), "sent": busy * draw.uniform(0.3, 0.4),

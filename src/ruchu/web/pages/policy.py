@@ -9,7 +9,7 @@ from ruchu.model.principals import Right
 from ruchu.web import policy_acts, policy_facts, policy_words
 from ruchu.web.calling import part
 from ruchu.web.language import later
-from ruchu.web.parts import copying, empty, headings, listing, marks
+from ruchu.web.parts import copying, empty, headings, listing, marks, run_words
 from ruchu.web.parts.listing import Column
 from ruchu.web.visiting import Visit, page
 
@@ -177,7 +177,9 @@ class _Page:
                 marks.show(marks.of(marks.RUNS, run["state"]), visit.language)
                 ui.label(visit.language.moment(run["created"])).classes("r-run-when")
                 ui.label(_took(visit, run)).classes("muted")
-                ui.label(run["reason"]).classes("muted r-run-reason")
+                ui.label(run_words.reason(visit.language, run["reason"])).classes(
+                    "muted r-run-reason"
+                )
 
 
 def _took(visit: Visit, run: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ruchu.control.alarms import codes
 from ruchu.web.language import NOTHING, Language, later
-from ruchu.web.parts import run_words
+from ruchu.web.parts import alarm_details, run_words
 from ruchu.web.parts.marks import BAD, BUSY, GOOD, QUIET, WARN, Mark
 
 Found = Mapping[str, Any]
@@ -72,8 +72,9 @@ def hint(language: Language, alarm: Found) -> str:
 
 
 def text(language: Language, alarm: Found) -> str:
-    """Return its details, the fixed words of errors translated."""
-    return run_words.reason(language, alarm["text"])
+    """Return its details, what the server wrote itself translated."""
+    said = alarm_details.said(language, alarm["text"])
+    return run_words.reason(language, alarm["text"]) if said is None else said
 
 
 def group(alarm: Found) -> str:

@@ -13,4 +13,5 @@ window.ruchuWall = {
     clock.textContent = new Intl.DateTimeFormat(lang === "zh" ? "zh-CN" : "en-GB", shape).format(new Date());
   },
 };
+window.ruchuWall.tick();
 setInterval(window.ruchuWall.tick, 1000);
