@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 MIB = 1 << 20
 # `RUCHU_KILLS=50` for the long search; a start is due every minute meanwhile.
-KILLS = int(os.environ.get("RUCHU_KILLS", "6"))
+KILLS = int(os.environ.get("RUCHU_KILLS", "3"))
 PAUSE_S = (5.0, 25.0)
 LIMIT_S = 600
 VICTIMS = ("server", "near", "far", "line near", "line far", "task")
