@@ -48,7 +48,7 @@ def strip(
     spans = [
         f'<span style="grid-column: {begin + 1} / '
         f'{(months[at + 1][0] if at + 1 < len(months) else len(shown)) + 1}">'
-        f"{html.escape(name)}</span>"
+        f"<b>{html.escape(name)}</b></span>"
         for at, (begin, name) in enumerate(months)
     ]
     return f'<div class="rt-strip">{"".join(spans)}{"".join(cells)}</div>'

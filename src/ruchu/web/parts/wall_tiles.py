@@ -164,11 +164,13 @@ def hosts(visit: Visit, following: Following) -> None:
         if not load:
             return
         all_ = [load["server"], *worst_first(load["nodes"])]
+        # The line that counts those that are left out takes the place of one.
+        room = HOSTS_MAX if len(all_) <= HOSTS_MAX else HOSTS_MAX - 1
         for at, host in enumerate(shown):
-            host.row.set_visibility(at < len(all_))
-            if at < len(all_):
+            host.row.set_visibility(at < min(room, len(all_)))
+            if at < min(room, len(all_)):
                 host.show(all_[at], few=len(all_) <= _FEW)
-        left = len(all_) - HOSTS_MAX
+        left = len(all_) - room
         more.set_visibility(left > 0)
         more.set_text(visit.say("and {count} more", count=left) if left > 0 else "")
 
