@@ -24,6 +24,11 @@ from benchmarks.control_load import Cpu
 from ruchu.testing.servers import Process
 
 CHROMIUM = "/usr/bin/chromium"
+# All pages but one lie behind others; each shall work as the only one of its own browser does.
+FLAGS = [
+    "--no-sandbox", "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
+]  # fmt: skip
 STATUS_NOT_MET = 3
 # What the issue asks for.
 CORES, GROWTH_BYTES = 0.10, 16 << 20
@@ -152,9 +157,9 @@ def live(setting, browser):
                  for number in range(options.clients)]  # fmt: skip
         time.sleep(10)
         open_ = setting.cores(options.seconds)
-        shown = [page.evaluate("() => document.body.innerText.length") for page in pages]
+        for page in pages:
+            page.wait_for_function("() => document.body.innerText.length > 100")
         context.close()
-    assert min(shown) > 100, "a page shows nothing"
     return idle, open_
 
 
@@ -250,7 +255,7 @@ def main():
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ruchu-console-")))
         setting = stack.enter_context(Setting(options, home))
         playwright = stack.enter_context(sync_playwright())
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         pages = bytes_of_pages(browser, setting.url)
         found = searches(setting)
         idle, open_ = live(setting, browser)

@@ -102,7 +102,7 @@ def _points(database, names, each, rng):
     for number, name in enumerate(names):
         for sequence in range(each):
             age = datetime.timedelta(
-                hours=24 * (each - 1 - sequence) + rng.random() * (30 if number % 50 else 60)
+                hours=24 * (each - 1 - sequence) + rng.random() * (60 if number % 200 == 0 else 23)
             )
             rows.append({
                 "storage": f"store-{number % 4}", "id": f"{number * 100 + sequence:032x}",

@@ -135,6 +135,18 @@ class Index:
         return self._of_folder[key]
 
 
+def each_selected(
+    selections: Mapping[str, Selection], machines: Iterable[T]
+) -> Mapping[str, Sequence[T]]:
+    """Return the machines that each of many selections takes, each machine looked at once."""
+    index = Index(selections)
+    found: dict[str, list[T]] = {name: [] for name in selections}
+    for machine in machines:
+        for name in index.of(machine):
+            found[name].append(machine)
+    return found
+
+
 def missing(selection: Selection, machines: Sequence[Selectable]) -> list[str]:
     """Return the machines that a selection names and that are not there."""
     if not selection.machines:

@@ -87,11 +87,12 @@ class Housekeeping:
         wanted = [row for row in services.policies.all()
                   if row.policy.enabled and row.policy.rpo_minutes]  # fmt: skip
         platforms = {row.policy.selection.platform for row in wanted}
-        known = {name: services.inventory.machines(name) for name in platforms}
+        known = [each for name in platforms for each in services.inventory.machines(name)]
+        chosen = selecting.each_selected({row.id: row.policy.selection for row in wanted}, known)
         for row in wanted:
             policy = row.policy
             points = {}
-            for machine in selecting.selected(policy.selection, known[policy.selection.platform]):
+            for machine in chosen[row.id]:
                 moment = newest.get((machine.platform, machine.name))
                 points[machine.name] = [from_text(moment)] if moment else []
             since = dict.fromkeys(points, from_text(row.created))
