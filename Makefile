@@ -49,6 +49,8 @@ setup: ## install missing system packages, make .venv from the locks
 	    $(PIP) --no-deps --no-build-isolation --editable .; \
 	    sha256sum $(SETUP_INPUTS) > $(SETUP_STAMP); \
 	fi
+	@# Each task and command is a process; where Python keeps no bytecode, each would compile anew.
+	@$(BIN)/python -m compileall -q -j 0 src
 
 vm-packages:
 	@scripts/system-packages vm
