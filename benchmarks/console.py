@@ -158,7 +158,7 @@ def live(setting, browser):
         time.sleep(10)
         open_ = setting.cores(options.seconds)
         for page in pages:
-            page.wait_for_function("() => document.body.innerText.length > 100")
+            page.wait_for_function("() => document.body?.innerText.length > 100")
         context.close()
     return idle, open_
 
