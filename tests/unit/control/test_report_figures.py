@@ -198,8 +198,7 @@ def test_next_starts_are_the_first_of_all_policies_and_are_not_worked_out_again(
     world.policy("off", ["x"], enabled=False,
                  schedules=[{"kind": "full", "daily": {"times": ["02:00"]}}])  # fmt: skip
     found = world.made().next_starts
-    assert [each.name for each in found[:4]] == ["a", "b", "a", "b"]
-    assert len(found) == 10
+    assert [each.name for each in found] == ["a", "b"]
     world.made()
     assert world.started == ["a", "b"]
     world.clock.move(2 * HOUR)

@@ -91,7 +91,8 @@ def test_nodes_that_are_away_come_first_then_the_busiest():
         return {"name": name, "state": state, "samples": [{"figures": {"cpu": cpu}}]}
 
     nodes = [node("a", "online", 0.1), node("b", "online", 0.9),
-             {"name": "c", "state": "lost", "samples": []}]  # fmt: skip
+             {"name": "c", "state": "lost", "samples": []},
+             {"name": "d", "state": "expected", "samples": []}]  # fmt: skip
     assert [each["name"] for each in wall_tiles.worst_first(nodes)] == ["c", "b", "a"]
 
 

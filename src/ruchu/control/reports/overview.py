@@ -257,12 +257,12 @@ class Overviews:
             return int(connection.execute(query).first() is not None)
 
     def _next(self, rows: Sequence[PolicyRow], now: datetime.datetime) -> list[NextStart]:
-        """Return the first starts of policies that are enabled."""
+        """Return the next start of each policy that is enabled, the first of them."""
         text, enabled = to_text(now), [row for row in rows if row.policy.enabled]
-        found = [start for row in enabled for start in self._starts_of(row, text)]
+        found = [start for row in enabled for start in self._start_of(row, text)]
         return heapq.nsmallest(SHOWN_MAX, found, key=lambda each: (each.at, each.name))
 
-    def _starts_of(self, row: PolicyRow, now: str) -> Sequence[NextStart]:
+    def _start_of(self, row: PolicyRow, now: str) -> Sequence[NextStart]:
         if not row.policy.schedules:
             return ()
         known, at = self._starts.get(row.id), self._clock.monotonic()
@@ -272,7 +272,7 @@ class Overviews:
                 return found
         fresh = [
             NextStart(row.id, row.policy.name, str(each["at"]), str(each["kind"]))
-            for each in self._sources.next_starts(row, SHOWN_MAX)
+            for each in self._sources.next_starts(row, 1)
         ]
         if len(self._starts) >= STARTS_MAX:
             self._starts.clear()

@@ -19,6 +19,8 @@ _STILL_MAX = 2
 BUSY, FULL = 0.85, 0.95
 # So many hosts have more room.
 _FEW = 2
+# Nodes that nobody has seen yet are not missed.
+_NOT_YET = {"enrolled", "expected"}
 
 
 def _tile(title: str, name: str, classes: str = "") -> Any:
@@ -178,13 +180,13 @@ def hosts(visit: Visit, following: Following) -> None:
 
 
 def worst_first(nodes: Sequence[Found]) -> list[Found]:
-    """Return nodes, first those that are away, then the busiest."""
+    """Return nodes that have been there, first those that are away, then the busiest."""
 
     def key(node: Found) -> tuple[bool, float]:
         figures_ = node["samples"][-1]["figures"] if node["samples"] else {}
         return node["state"] == "online", -float(figures_.get("cpu", 0.0))
 
-    return sorted(nodes, key=key)
+    return sorted((node for node in nodes if node["state"] not in _NOT_YET), key=key)
 
 
 def throughput(visit: Visit, following: Following) -> None:
