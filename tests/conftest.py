@@ -7,6 +7,8 @@ RUCHU_SEED     the seed; a failure that was found with it comes back with it. Th
 
 import os
 import random
+import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 
 import hypothesis
@@ -64,3 +66,12 @@ def seed() -> int:
 def rng(seed: int, request: pytest.FixtureRequest) -> random.Random:
     """Return a generator of its own for each test, the same for the same seed and test."""
     return random.Random(f"{seed} {request.node.nodeid}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def removable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Take the flags of the kernel off what servers left, so that later sessions can remove it."""
+    yield
+    base = tmp_path_factory.getbasetemp()
+    command = ["chattr", "-R", "-f", "-a", "-i", str(base)]
+    subprocess.run(command, check=False, capture_output=True)
