@@ -207,6 +207,7 @@ def test_a_second_site_is_shown_and_steered_and_may_be_away(home):
         made = parent.post("/sites", {"name": "child", "url": url, "token": token})
         assert made["problem"] == ""
         assert made["summary"]["nodes"] == {"online": 1}
+        assert (made["summary"]["machines"], made["summary"]["unprotected"]) == (0, 0)
         assert token not in json.dumps(parent.get("/sites"))
 
         def ask(method, path, **more):

@@ -186,7 +186,7 @@ def _summary(server: Server, limit_s: float = LOOK_LIMIT_S) -> dict[str, Any]:
         nodes, storages = client.get("/nodes"), client.get("/storages")
         runs, alarms = client.get("/runs", limit=100)["items"], client.get("/alarms")
         machines = len(client.pages("/machines", MACHINES_MAX))
-        unprotected = len(client.get("/machines/unprotected"))
+        unprotected = len(client.pages("/machines/unprotected", MACHINES_MAX))
     return {
         "version": about["version"],
         "nodes": Counter(each["state"] for each in nodes),
