@@ -61,6 +61,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
             schemas[name]["examples"] = [example]
     for method, path, operation in operations(document):
         _complete(method, path, operation)
+        for parameter in operation.get("parameters", ()):
+            parameter["schema"] = _without_null(parameter["schema"])
         _exemplify(operation, schemas)
     return document
 
@@ -88,6 +90,14 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
     if need is not None and guarded:
         rights = ", ".join(need.rights) or "any account"
         operation["description"] += f"\n\nRight: {rights} ({need.where.value})."
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a parameter: one that may be left out is no null, which no address has."""
+    kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {**{key: value for key, value in schema.items() if key != "anyOf"}, **kinds[0]}
 
 
 def _exemplify(operation: dict[str, Any], schemas: dict[str, Any]) -> None:

@@ -88,6 +88,14 @@ class Api:
         """
         return (await self.call("POST", path, body, query=query)).body
 
+    async def post_once(self, path: str, body: Any, key: str) -> Any:
+        """Send a body; what was sent with the same key before is not carried out again.
+
+        Raises:
+            Answered: the API refused.
+        """
+        return (await self.call("POST", path, body, key=key)).body
+
     async def put(self, path: str, body: Any, tag: str = "") -> Any:
         """Replace something; `tag` is that of the answer in which it was read.
 
@@ -113,7 +121,7 @@ class Api:
         return (await self.call("DELETE", path, tag=tag)).body
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, tag: str = "",
+        self, method: str, path: str, body: Any = None, *, tag: str = "", key: str = "",
         query: Mapping[str, Any] | None = None,
     ) -> Answer:  # fmt: skip
         """Make a call and return the whole answer.
@@ -128,7 +136,11 @@ class Api:
         async def receive() -> Message:
             return waiting.pop() if waiting else {"type": "http.disconnect"}
 
-        await self.app(self._scope(method, path, query or {}, len(sent), tag), receive, heard.send)
+        scope = self._scope(method, path, query or {}, len(sent))
+        for name, value in ((b"if-match", tag), (b"idempotency-key", key)):
+            if value:
+                scope["headers"].append((name, value.encode("latin-1", "replace")))
+        await self.app(scope, receive, heard.send)
         content = b"".join(heard.parts)
         kind = heard.headers.get("content-type", "")
         # An answer of 204 may name a kind, and has no content.
@@ -140,7 +152,7 @@ class Api:
         return Answer(found, heard.headers)
 
     def _scope(
-        self, method: str, path: str, query: Mapping[str, Any], length: int, tag: str
+        self, method: str, path: str, query: Mapping[str, Any], length: int
     ) -> dict[str, Any]:
         headers = [
             (b"host", b"console"),
@@ -151,8 +163,6 @@ class Api:
         if length:
             headers += [(b"content-type", b"application/json"),
                         (b"content-length", str(length).encode())]  # fmt: skip
-        if tag:
-            headers.append((b"if-match", tag.encode("latin-1", "replace")))
         pairs = {key: value for key, value in query.items() if value is not None}
         raw = f"{PREFIX}{path}"
         return {

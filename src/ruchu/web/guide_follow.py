@@ -68,21 +68,22 @@ class Follow:
         self._log.set_visibility(not never)
         if standing.wants_check and not self._asked:
             self._asked = True
-            await self._verify(standing)
+            # The page may be open twice, or be loaded anew in between.
+            await self._verify(standing, f"guide-{(standing.backup or {}).get('id', '')}")
 
-    async def _verify(self, standing: Standing) -> None:
-        """Verify the storage of the first backup, all of it."""
+    async def _verify(self, standing: Standing, key: str) -> None:
+        """Verify the storage of the first backup, all of it; with the same key only once."""
         storage = (standing.policy or {})["storage"]
         body = {"storage": storage, "depth": "full"}
-        call = self._visit.api.post("/runs", {"kind": "verify", "name": storage, "body": body})
-        await acting.act(self._visit, call)
+        wanted = {"kind": "verify", "name": storage, "body": body}
+        await acting.act(self._visit, self._visit.api.post_once("/runs", wanted, key))
 
     async def _retry(self) -> None:
         standing = self._standing
         if standing.policy is None:
             return
         if standing.clean is False:
-            await self._verify(standing)
+            await self._verify(standing, f"guide-{(standing.check or {}).get('id', '')}")
             return
         call = self._visit.api.post(f"/policies/{standing.policy['id']}/run", {"kind": "full"})
         await acting.act(self._visit, call)

@@ -28,6 +28,10 @@ def app():
         asked = {"thing": thing, "body": await request.json(), "query": str(request.query_params)}
         return JSONResponse({**asked, **headers}, headers={"etag": '"8"'})
 
+    @app.post("/api/v1/things")
+    def post(request: Request):
+        return JSONResponse({"key": request.headers.get("idempotency-key")}, status_code=201)
+
     @app.get("/api/v1/refused")
     def refused():
         return JSONResponse(
@@ -54,6 +58,12 @@ def test_a_call_carries_session_tag_body_and_quoted_parts(app):
         "thing": "Müller %2F?", "body": {"a": 1}, "query": "x=1&x=2",
         "authorization": "Bearer word", "if-match": '"7"',
     }  # fmt: skip
+
+
+def test_what_must_happen_once_carries_its_key(app):
+    api = Api(app, "word")
+    assert asyncio.run(api.post_once("/things", {}, "guide-1")) == {"key": "guide-1"}
+    assert asyncio.run(api.post("/things", {})) == {"key": None}
 
 
 def test_a_refusal_is_an_error_with_its_words(app):
