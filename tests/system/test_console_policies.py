@@ -50,6 +50,8 @@ def test_a_policy_is_made_found_and_removed(console, browser, size):
         expect(page.locator("[data-test=storage-main]")).to_have_attribute("aria-checked", "true")
         click(page, "next")
         click(page, "preset-nightly")
+        # The rows of the preset before are gone: nobody types into what is about to be replaced.
+        expect(field(page, "schedules-1-times")).to_have_count(0)
         expect(page.locator(".r-starts li")).to_have_count(10)
         field(page, "schedules-0-times").fill("noon")
         click(page, "next")

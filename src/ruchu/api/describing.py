@@ -130,6 +130,8 @@ def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
 
 
 def _of_type(kind: str, schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
+    if "prefixItems" in schema:
+        return [_example(each, schemas) for each in schema["prefixItems"]]
     if kind == "array":
         return [_example(schema["items"], schemas)] if "items" in schema else []
     if kind == "object":

@@ -150,7 +150,7 @@ SCHEMAS: dict[str, Any] = {
         "newest": _LATER, "oldest": _AT, "bytes_stored": 3435973836, "starred": 1,
         "storages": ["main"], "point": _ID, "kind": "incremental",
     },
-    "Day": {"day": "2026-11-22", "points": 4, "kinds": {"full": 1, "incremental": 3},
+    "DayOfPoints": {"day": "2026-11-22", "points": 4, "kinds": {"full": 1, "incremental": 3},
             "starred": 1, "locked": 0},
     "MachineOfPoint": {
         "name": "web-1", "vcpus": 2, "memory": 4294967296, "firmware": "uefi",

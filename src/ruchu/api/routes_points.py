@@ -54,7 +54,7 @@ class RestorablePoint(BaseModel):
     copies: list[PointRow]
 
 
-class Day(BaseModel):
+class DayOfPoints(BaseModel):
     """What was saved on a day."""
 
     day: str = Field(examples=["2026-11-22"])
@@ -133,13 +133,13 @@ def point_history(
 @router.get("/points/days", responses=problems.responses())
 def point_days(
     services: ServicesOf, by: By, name: Name, platform: PlatformName = ""
-) -> list[Day]:  # fmt: skip
+) -> list[DayOfPoints]:  # fmt: skip
     """Count the points of a machine or image by day of the server's time zone, oldest first."""
     wanted = Wanted(storages=_storages(services, by))
     zone, now = services.settings.get()[0].zone, to_text(services.clock.now())
     days = SavedMachines(services.database).days(platform, name, wanted, zone, now)
     return [
-        Day(day=each.day, points=each.points, kinds=each.kinds, starred=each.starred,
+        DayOfPoints(day=each.day, points=each.points, kinds=each.kinds, starred=each.starred,
             locked=each.locked)
         for each in days
     ]  # fmt: skip

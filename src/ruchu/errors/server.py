@@ -1,6 +1,7 @@
 """Errors of the server, and of the line between server and nodes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ruchu.errors.root import RuchuError
@@ -127,7 +128,7 @@ class Answered(ControlError):
 
     code = "answered"
 
-    def __init__(self, problem: Mapping[str, Any]) -> None:
+    def __init__(self, problem: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Take a problem (RFC 9457) of the API, with its words, its code and its hint."""
         super().__init__(hint=str(problem.get("hint", "")))
         self.args = (str(problem.get("detail", "")) or str(self),)

@@ -117,7 +117,7 @@ def test_somebody_comes_in_through_a_provider(world, corp):
     assert "path=/api/v1/oidc/callback" in cookie
     assert back.startswith(corp.json()["callback"])
     done = browser.get(back)
-    assert (done.status_code, done.headers["location"]) == (303, "/")
+    assert (done.status_code, done.headers["location"]) == (303, "/entered")
     assert browser.get("/sessions/current").json()["name"] == "alice"
     assert browser.get("/sessions/current").json()["grants"] == {"*": ["operator"]}
     assert browser.get(back).status_code == 401  # used up
