@@ -1,8 +1,7 @@
 """Errors of the server, and of the line between server and nodes."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from ruchu.errors.root import RuchuError
 
@@ -128,13 +127,19 @@ class Answered(ControlError):
 
     code = "answered"
 
-    def __init__(self, problem: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Take a problem (RFC 9457) of the API, with its words, its code and its hint."""
-        super().__init__(hint=str(problem.get("hint", "")))
-        self.args = (str(problem.get("detail", "")) or str(self),)
-        self.status = int(problem.get("status", 500))
-        self.reason = str(problem.get("code", ""))
-        self.request = problem.get("request")
+    status = 500
+    reason = ""
+    request: str | None = None
+
+    @classmethod
+    def of(cls, problem: Mapping[str, Any]) -> Self:
+        """Return the error for a problem (RFC 9457), with its words, its code and its hint."""
+        error = cls(hint=str(problem.get("hint", "")))
+        error.args = (str(problem.get("detail", "")) or str(error),)
+        error.status = int(problem.get("status", 500))
+        error.reason = str(problem.get("code", ""))
+        error.request = problem.get("request")
+        return error
 
 
 class LaterFormat(ControlError):

@@ -148,7 +148,7 @@ class Api:
         if content and "json" in kind:
             found = json.loads(content)
         if heard.status >= 400:
-            raise Answered(found if isinstance(found, dict) else {"status": heard.status})
+            raise Answered.of(found if isinstance(found, dict) else {"status": heard.status})
         return Answer(found, heard.headers)
 
     def _scope(

@@ -168,7 +168,7 @@ async def _password(request: Request, house: House, language: Language) -> None:
 
 
 def _told(problem: dict[str, Any], language: Language) -> str:
-    error = Answered(problem)
+    error = Answered.of(problem)
     return " ".join(filter(None, (language.problem(error), language.hint(error))))
 
 

@@ -92,7 +92,12 @@ class Guest:
             domain = connection.lookupByUUIDString(self.uuid)
             if not domain.isActive():
                 return
-            domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+            try:
+                domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+            except libvirt.libvirtError as error:
+                # A guest that is quick is off before its agent has answered.
+                if "End of file from agent socket" not in str(error):
+                    raise
             deadline = clock.SYSTEM.monotonic() + STOP_LIMIT_S
             while domain.isActive() and clock.SYSTEM.monotonic() < deadline:
                 clock.SYSTEM.sleep(POLL_S)
@@ -104,8 +109,17 @@ class Guest:
         request = {"execute": command} | ({"arguments": arguments} if arguments else {})
         with self.connect() as connection:
             domain = connection.lookupByUUIDString(self.uuid)
-            text = libvirt_qemu.qemuAgentCommand(domain, json.dumps(request), timeout_s, 0)
-        return json.loads(text)["return"]
+            deadline = clock.SYSTEM.monotonic() + timeout_s
+            while True:
+                try:
+                    text = libvirt_qemu.qemuAgentCommand(domain, json.dumps(request), timeout_s, 0)
+                    return json.loads(text)["return"]
+                except libvirt.libvirtError as error:
+                    # After its memory was loaded libvirt hears only a little later that it is there.
+                    late = clock.SYSTEM.monotonic() > deadline
+                    if late or "agent is not connected" not in str(error):
+                        raise
+                    clock.SYSTEM.sleep(POLL_S)
 
     def run(self, command: str, timeout_s: float = COMMAND_LIMIT_S) -> str:
         """Run a shell command in the guest and return its output.

@@ -220,7 +220,7 @@ class ChannelForm:
             settings = channel_fields.settings_of(self._kind, texts)
         except UsageError as error:
             problem = {"detail": str(error), "hint": error.advice, "status": 422}
-            acting.tell_problem(visit, Answered(problem))
+            acting.tell_problem(visit, Answered.of(problem))
             return False
         if not name:
             ui.notify(visit.say("Give it a name."), type="warning", position="top")

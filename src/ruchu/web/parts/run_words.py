@@ -101,10 +101,10 @@ def _cause(language: Language, text: str) -> str:
         first = _cause(language, more["first"])
         return language.say("{first} (and {count} more)", first=first, count=more["count"])
     about, colon, said = text.partition(": ")
-    whole = language.problem(Answered({"detail": text}))
+    whole = language.problem(Answered.of({"detail": text}))
     if whole != text or not colon:
         return whole
-    return f"{about}: {language.problem(Answered({'detail': said}))}"
+    return f"{about}: {language.problem(Answered.of({'detail': said}))}"
 
 
 def started_by(language: Language, name: str) -> str:
@@ -120,7 +120,7 @@ def task_mark(task: Found) -> Mark:
 
 def problem(language: Language, error: Found) -> tuple[str, str]:
     """Return what an error of a task says, and what to do about it."""
-    told = Answered({"detail": error.get("message"), "hint": error.get("hint") or ""})
+    told = Answered.of({"detail": error.get("message"), "hint": error.get("hint") or ""})
     return language.problem(told), language.hint(told)
 
 
