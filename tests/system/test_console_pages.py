@@ -1,5 +1,6 @@
 """Every page of the console, on a server with a month behind it, in both languages and themes."""
 
+import contextlib
 import functools
 import re
 from importlib import resources
@@ -106,6 +107,9 @@ def faults(window, address, title, code):
     browsers.show(page, address)
     if page.title() != f"{title} · Ruchu":
         yield f"{where}: its title is {page.title()!r}, not {title!r}"
+    # A page with a chart is drawn once the library of charts is there, which a busy machine delays.
+    with contextlib.suppress(browsers.NotInTime):
+        page.wait_for_function(f"({_HEADINGS})().length > 0")
     headings = page.evaluate(_HEADINGS)
     if len(headings) != 1:
         yield f"{where}: headings of the first level: {headings}"
