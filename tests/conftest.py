@@ -51,24 +51,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(SEED)
 
 
-# Modules of tests/system whose tests share a server, a browser or a guest: one worker has them all,
-# or each worker would start its own.
-SHARING = (
-    "test_api_", "test_console_", "test_server_files", "test_server_guard", "test_server_hostile",
-    "test_server_remote", "test_machine_killed", "test_libvirt_backup", "test_libvirt_killed",
-    "test_libvirt_orders",
-)  # fmt: skip
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests together that share what is dear."""
-    for item in items:
-        name = item.path.stem
-        if name.startswith(SHARING) and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(name))
-
-
 def pytest_report_header() -> str:
     """Tell the profile and the seed, so that a log is enough to repeat a run."""
     return f"ruchu: profile {hypothesis.settings.get_current_profile_name()}, seed {SEED}"

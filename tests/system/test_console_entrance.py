@@ -16,7 +16,6 @@ from ruchu.testing.servers import NAME, PASSWORD, Server
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.xdist_group("console-entrance"),
 ]
 GUARDED = Account("li.na", "nine silver rivers meet the sea")
 # What the browser writes into its console when an answer says no.

@@ -14,7 +14,6 @@ from ruchu.web import visiting
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.xdist_group("console-operations"),
 ]
 RESTORER = Account("wang.wei", "a copper kettle sings at noon")
 NOT_ALLOWED = "Your role does not allow this."

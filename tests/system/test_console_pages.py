@@ -15,7 +15,6 @@ from ruchu.web.language import CHINESE, ENGLISH, Language
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.xdist_group("console-pages"),
 ]
 PAGES = console_sample.pages()
 ENTRANCES = {"/login": "Sign in", "/first": "First administrator", "/password": "Choose a password"}

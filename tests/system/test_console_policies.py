@@ -64,8 +64,8 @@ def test_a_policy_is_made_found_and_removed(console, browser, size):
         browsers.no_horizontal_scroll(page)
         field(page, "name").fill(f"all-{size}")
         click(page, "save")
-        page.wait_for_url("**/policies/*")
         expect(page.get_by_role("heading", level=1)).to_have_text(f"all-{size}")
+        browsers.settle(page)
         found = console.server.get(f"/policies/all-{size}")["policy"]
         assert found["selection"]["patterns"] == ["*"]
         assert found["schedules"] == [{"kind": "incremental", "daily": {"times": ["03:30"]}}]
@@ -73,7 +73,7 @@ def test_a_policy_is_made_found_and_removed(console, browser, size):
         click(page, "remove")
         page.locator(".r-dialog input").fill(f"all-{size}")
         page.locator(".r-dialog").get_by_role("button", name="Remove").click()
-        page.wait_for_url("**/policies")
+        browsers.arrived(page, "**/policies")
         assert console.server.get("/policies") == []
 
 
@@ -87,7 +87,7 @@ def test_what_the_wizard_does_not_show_survives_it(console, browser):
         click(page, "step-review")
         field(page, "name").fill("旧策略")
         click(page, "save")
-        page.wait_for_url(f"**/policies/{made['id']}")
+        browsers.arrived(page, f"**/policies/{made['id']}")
         browsers.show(page, "/policies?text=旧")
         expect(page.locator(".r-listing tbody tr")).to_have_count(1)
     kept = console.server.get(f"/policies/{made['id']}")["policy"]

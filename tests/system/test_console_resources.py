@@ -69,7 +69,7 @@ def add_storage(page, path):
     at(page, "on-name").click()
     expect(page.get_by_text(str(path))).to_be_visible()
     at(page, "on-review").click()
-    page.wait_for_url(re.compile(r"/storages/main$"))
+    browsers.arrived(page, re.compile(r"/storages/main$"))
     expect(page.get_by_text("with a passphrase")).to_be_visible()
 
 

@@ -11,7 +11,7 @@ from ruchu.control.database.database import Database, sqlite_url
 from ruchu.model.tasks import Severity
 from ruchu.testing import browsers
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.xdist_group("console-restart")]
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 
 def test_open_pages_come_back_with_the_server(tmp_path):

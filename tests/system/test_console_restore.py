@@ -81,7 +81,7 @@ def field(page, name):
 
 def began(page, server):
     """Wait until a page led to its job, and the job succeeded."""
-    page.wait_for_url(JOB)
+    browsers.arrived(page, JOB)
     done = server.over(page.url.rpartition("/")[2])
     assert done["state"] == "succeeded", server.trouble()
 

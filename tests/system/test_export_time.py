@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("export-time"),
 ]
 
 BLOCK = 256 * units.KIB

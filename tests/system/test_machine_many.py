@@ -27,7 +27,6 @@ from ruchu.units import MIB
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.xdist_group("machine-many"),  # three booted guests for all of them
 ]
 WAIT_S = 60
 

@@ -39,7 +39,6 @@ from ruchu.units import KIB, MIB
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.xdist_group("machine-points"),  # one booted guest for all of them
 ]
 SECRET = keyring.Secret("passphrase", b"correct horse")
 CHEAP = keyring.Costs(memory_kib=8, iterations=1, lanes=1)

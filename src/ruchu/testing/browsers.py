@@ -255,6 +255,15 @@ def settle(page: Page) -> None:
     page.evaluate(_DRAWN)
 
 
+def arrived(page: Page, address: str | re.Pattern[str]) -> None:
+    """Wait until a page has come to an address, and answers who presses its buttons.
+
+    What is pressed before its line to the server is up is lost.
+    """
+    page.wait_for_url(address)
+    settle(page)
+
+
 def no_horizontal_scroll(page: Page) -> None:
     """Fail if a page is wider than its window, and stays so; tell what stands out."""
     try:
