@@ -84,6 +84,7 @@ class Setting:
     def cores(self, seconds):
         """Return the share of a core that the server uses from now on."""
         cpu = Cpu([self.pid])
+        # What is measured is what the server uses while this time passes.
         time.sleep(seconds)
         return cpu.cores(self.pid)
 
@@ -155,6 +156,7 @@ def live(setting, browser):
         context = entered(browser, setting.url)
         pages = [opened(context, setting.url, ("/", "/wall")[number % 2])
                  for number in range(options.clients)]  # fmt: skip
+        # The cost of opening is not the cost of being open.
         time.sleep(10)
         open_ = setting.cores(options.seconds)
         for page in pages:
@@ -172,7 +174,8 @@ def navigations(setting, browser):
         page.goto(setting.url + PAGES[number % len(PAGES)])
         page.wait_for_function(_CONNECTED, timeout=120_000)
         if number + 1 in {max(count // 5, 1), count}:
-            # A page that was left is forgotten after a while.
+            # The server forgets a page that was left after its limit for coming back, and tells
+            # nobody; memory is read once that is well over.
             page.goto("about:blank")
             time.sleep(15)
             found.append(setting.rss())
@@ -189,6 +192,7 @@ def searches(setting):
             began = time.perf_counter()
             setting.client.get(path, params=params).raise_for_status()
             taken.append(time.perf_counter() - began)
+            # A person's pace; what comes faster is counted against the limit of requests.
             time.sleep(0.1)
         found[name] = {"median": sorted(taken)[len(taken) // 2], "most": max(taken)}
     return found
