@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -173,25 +174,41 @@ def test_a_server_with_its_own_authority_is_trusted_by_its_fingerprint(home, tok
 
 
 def in_terminal(line, words, answer, environment):
-    """Run a command on a terminal, as a person would, who types when asked; return its status."""
+    """Run a command on a terminal, as a person would, who types when asked; return its status.
+
+    The terminal is the one of its session: a question would else go to the terminal, if any, on
+    which the tests run, where nobody answers.
+    """
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "ruchu", "--state", str(line.state), *words]
-    with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        said = b""
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        until(ours, b"Password")
+        os.write(ours, f"{answer}\n".encode())
+        until(ours, None)
+        return process.wait(120)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def until(terminal, word):
+    """Read from a terminal until it says a word, or is left; assert that it goes on saying."""
+    said = b""
+    while word is None or word not in said:
+        readable, _, _ = select.select([terminal], [], [], 120)
+        assert readable, said
         try:
-            while b"Password" not in said:
-                said += os.read(ours, 1024)
-            os.write(ours, f"{answer}\n".encode())
-            while os.read(ours, 1024):
-                pass
-        except OSError:
-            pass  # the terminal was left
-        status = process.wait(120)
-    os.close(ours)
-    return status
+            more = os.read(terminal, 1024)
+        except OSError:  # the terminal was left
+            more = b""
+        if not more:
+            return
+        said += more
 
 
 def test_a_second_site_is_shown_and_steered_and_may_be_away(home):
