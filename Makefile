@@ -78,8 +78,9 @@ faults: setup judges ## search for failures under injected faults: make faults S
 # The tests that are short forms of themselves in `make test`, at full length; hours.
 LONG := tests/system/test_guest_kernel_files.py tests/system/test_machine_killed.py \
     tests/system/test_server_chaos.py tests/system/test_export_time.py tests/system/test_scale.py \
-    tests/system/test_rebuild_time.py
-long: setup judges ## run the longest tests at full length: 20,000 files, 10,000 points, 50 kills
+    tests/system/test_rebuild_time.py tests/system/test_console_walk.py \
+    tests/system/test_console_pages.py
+long: setup judges ## run the longest tests at full length: 20,000 files, 10,000 points, 50 kills, all looks
 	@RUCHU_PROFILE=faults RUCHU_KILLS=50 \
 	    $(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) $(ARGS) $(LONG)
 

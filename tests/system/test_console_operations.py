@@ -41,6 +41,12 @@ MAY = (
 )  # fmt: skip
 # The jobs of the sample back up: they are steered by who may operate.
 STEERS = {"Stop", "Pause", "Resume", "Start again"}
+# What an administrator is offered, so that a page that offers nothing to anybody is no proof.
+OFFERED = {
+    "/policies/{policy}": {"Run now", "Turn off", "Change", "Remove"},
+    "/storages": {"Add a storage"}, "/users": {"New user"}, "/restore/point/{point}": {"Delete"},
+    "/settings": {"Save"}, "/runs": set(), "/audit": set(),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -197,4 +203,18 @@ def test_a_restore_operator_sees_and_can_do_what_the_role_allows(chromium, sampl
     wrong += [
         f"{path}: {name!r}" for name, path in found.items() if not re.fullmatch("|".join(MAY), name)
     ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_same_pages_offer_an_administrator_more(chromium, sample):
+    """Of what is looked for above, all is there to be seen by whom it is allowed."""
+    wrong = []
+    with browsers.visitor(chromium, sample.console) as window:
+        for path, wanted in OFFERED.items():
+            browsers.show(window.page, sample.address(path))
+            expect(window.page.get_by_text(NOT_ALLOWED)).to_have_count(0)
+            shown = window.page.evaluate(CONTROLS)
+            wrong += [f"{path}: {name!r} is missing: {shown}" for name in wanted.difference(shown)]
+            for name in wanted - {"Save"}:
+                assert not re.fullmatch("|".join(MAY), name), name
     assert not wrong, "\n".join(wrong)

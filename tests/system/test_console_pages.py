@@ -1,14 +1,19 @@
-"""Every page of the console, on a server with a month behind it, in both languages and themes."""
+"""Every page of the console, on a server with a month behind it, in both languages and themes.
+
+`make test` looks at each on a desktop and on a phone, `make long` in all twelve looks.
+"""
 
 import contextlib
 import functools
+import itertools
+import os
 import re
 from importlib import resources
 
 import pytest
 
 from ruchu.testing import browsers, console_sample
-from ruchu.testing.browsers import DESKTOP, PHONE
+from ruchu.testing.browsers import PHONE, SIZES
 from ruchu.web import language, visiting
 from ruchu.web.language import CHINESE, ENGLISH, Language
 
@@ -18,8 +23,12 @@ pytestmark = [
 ]
 PAGES = console_sample.pages()
 ENTRANCES = {"/login": "Sign in", "/first": "First administrator", "/password": "Choose a password"}
-# Each page is looked at as these two, and each must fit on a phone.
-LOOKS = {ENGLISH: (DESKTOP, "light"), CHINESE: (PHONE, "dark")}
+# Each page is looked at as these, and each must fit on a phone.
+LOOKS = (
+    list(itertools.product((ENGLISH, CHINESE), SIZES, ("light", "dark")))
+    if os.environ.get("RUCHU_PROFILE") == "faults"
+    else [(ENGLISH, "desktop", "light"), (CHINESE, "phone", "dark")]
+)
 _HAN = re.compile(r"[\u3400-\u9fff]")
 # What a person reads or is read: texts and labels, without names of things and of languages.
 _TEXTS = """() => {
@@ -65,16 +74,16 @@ def chromium():
 @pytest.fixture(scope="module")
 def windows(made, chromium):
     """A window of each look, kept open from page to page."""
-    with (
-        browsers.visitor(chromium, made.console, **look(ENGLISH)) as english,
-        browsers.visitor(chromium, made.console, **look(CHINESE)) as chinese,
-    ):
-        yield {ENGLISH: english, CHINESE: chinese}
+    with contextlib.ExitStack() as stack:
+        yield {
+            look: stack.enter_context(browsers.visitor(chromium, made.console, **options(look)))
+            for look in LOOKS
+        }
 
 
-def look(code):
-    size, theme = LOOKS[code]
-    return {"size": size, "theme": theme, "language": code}
+def options(look):
+    code, size, theme = look
+    return {"size": SIZES[size], "theme": theme, "language": code}
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -82,27 +91,35 @@ def test_a_page_is_whole(made, windows, path):
     title = visiting.PAGES[path].title
     address = made.address(path)
     wrong = [
-        fault
-        for code, window in windows.items()
-        for fault in faults(window, address, Language(code).say(title), code)
+        fault for look, window in windows.items() for fault in faults(window, address, title, look)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", ["/runs/none", "/policies/none", "/machines/none/none"])
+def test_what_is_not_there_is_said_under_a_heading(windows, path):
+    for look, window in windows.items():
+        window.watch.forgive(f"answer 404: GET .*{path}")
+        browsers.show(window.page, path)
+        (heading,) = window.page.evaluate(_HEADINGS)
+        assert bool(_HAN.search(heading)) == (look[0] == CHINESE), heading
 
 
 @pytest.mark.parametrize("path", ENTRANCES)
 def test_an_entrance_is_whole(made, chromium, path):
     wrong = []
-    for code in LOOKS:
-        with browsers.visitor(chromium, made.console, **look(code), account=None) as window:
-            wrong += faults(window, path, Language(code).say(ENTRANCES[path]), code)
+    for look in LOOKS:
+        with browsers.visitor(chromium, made.console, **options(look), account=None) as window:
+            wrong += faults(window, path, ENTRANCES[path], look)
     assert not wrong, "\n".join(wrong)
 
 
-def faults(window, address, title, code):
+def faults(window, address, title, look):
     """Yield what is wrong with a page."""
-    page = window.page
-    where = f"{address} [{code}]"
-    page.set_viewport_size(LOOKS[code][0])
+    page, code = window.page, look[0]
+    title = Language(code).say(title)
+    where = f"{address} [{' '.join(look)}]"
+    page.set_viewport_size(SIZES[look[1]])
     browsers.show(page, address)
     if page.title() != f"{title} · Ruchu":
         yield f"{where}: its title is {page.title()!r}, not {title!r}"
@@ -115,6 +132,7 @@ def faults(window, address, title, code):
     yield from (f"{where}: not translated: {text!r}" for text in foreign(page, code))
     page.evaluate(axe())
     yield from (f"{where}: {found}" for found in page.evaluate(_AXE))
+    yield from too_wide(page, where)
     page.set_viewport_size(PHONE)
     yield from too_wide(page, where)
     yield from window.watch.faults

@@ -6,12 +6,14 @@ import re
 import select
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
+from ruchu import clock
 from ruchu.testing.command_line import CommandLine
 from ruchu.testing.servers import NAME, PASSWORD, Server
 
@@ -186,9 +188,10 @@ def in_terminal(line, words, answer, environment):
     )
     os.close(theirs)
     try:
-        until(ours, b"Password")
-        os.write(ours, f"{answer}\n".encode())
-        until(ours, None)
+        if until(ours, b"Password"):
+            hidden(ours)
+            os.write(ours, f"{answer}\n".encode())
+            until(ours, None)
         return process.wait(120)
     finally:
         process.kill()
@@ -196,8 +199,19 @@ def in_terminal(line, words, answer, environment):
         os.close(ours)
 
 
+def hidden(terminal):
+    """Wait until a terminal shows no more what is typed; what is typed before that is dropped."""
+    deadline = clock.SYSTEM.monotonic() + 120
+    while termios.tcgetattr(terminal)[3] & termios.ECHO:
+        assert clock.SYSTEM.monotonic() < deadline
+        clock.SYSTEM.sleep(0.01)
+
+
 def until(terminal, word):
-    """Read from a terminal until it says a word, or is left; assert that it goes on saying."""
+    """Read from a terminal until it says a word (return whether it did) or is left.
+
+    Assert that it says something now and then.
+    """
     said = b""
     while word is None or word not in said:
         readable, _, _ = select.select([terminal], [], [], 120)
@@ -207,8 +221,9 @@ def until(terminal, word):
         except OSError:  # the terminal was left
             more = b""
         if not more:
-            return
+            return False
         said += more
+    return True
 
 
 def test_a_second_site_is_shown_and_steered_and_may_be_away(home):

@@ -107,6 +107,7 @@ TABLE: Mapping[str, Need] = {
     "set_four_eyes": _CONFIGURES,
     # Alarms.
     "list_alarms": _LISTS,
+    "count_alarms": _LISTS,
     "past_alarms": _LISTS,
     "show_alarm": _SEES,
     "alarm_history": _SEES,

@@ -32,6 +32,12 @@ class Acknowledged(BaseModel):
     remark: str = Field(default="", max_length=500)
 
 
+class AlarmCount(BaseModel):
+    """How many alarms there are."""
+
+    open: int
+
+
 class ChannelDocument(BaseModel):
     """A way to reach people."""
 
@@ -90,6 +96,12 @@ def list_alarms(services: ServicesOf, by: By) -> list[Alarm]:
     seen = identity.groups_of(by)
     found = services.alarms.open_alarms()
     return [alarm for alarm in found if seen is None or alarm.group in seen]
+
+
+@router.get("/alarms/count", responses=problems.responses())
+def count_alarms(services: ServicesOf, by: By) -> AlarmCount:
+    """Count the open alarms, without listing them."""
+    return AlarmCount(open=services.alarms.open_count(identity.groups_of(by)))
 
 
 @router.get("/alarms/past", responses=problems.responses())

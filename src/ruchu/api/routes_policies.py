@@ -68,7 +68,7 @@ class DryRun(BaseModel):
 def _shown(row: PolicyRow) -> PolicyShown:
     return PolicyShown(
         id=row.id, version=row.version, created=row.created, changed=row.changed,
-        policy=documents.to_document(row.policy),
+        policy=row.document,
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def run_policy(
     """Start a run of a policy now, unless the quota of its group is used up."""
     row = reach.policy(services, by, policy, Right.OPERATE)
     body = {
-        "policy": documents.to_document(row.policy), "kind": wanted.kind,
+        "policy": row.document, "kind": wanted.kind,
         "machines": wanted.machines, "nodes": list(row.policy.nodes),
     }  # fmt: skip
     new = NewRun(

@@ -2,6 +2,8 @@
 
 import datetime
 import re
+import zoneinfo
+from collections.abc import Mapping
 from typing import Any
 
 from ruchu import commands
@@ -26,6 +28,7 @@ def back_up(work: Work) -> Result:
     Raises:
         PartlyFailed: some or all machines failed; the result tells which.
     """
+    retention_policy(work.body)  # what cannot be carried out is said before anything is done
     _command(work, "before")
     try:
         found = _machines(work)
@@ -76,23 +79,28 @@ def _failure(failed: list[dict[str, Any]], count: int, result: Result) -> Partly
     return PartlyFailed(detail, hint=first["hint"], result=result, again=retry)
 
 
-def retention_policy(value: dict[str, Any], zone: datetime.tzinfo) -> retention.Policy:
-    """Return the rules of a policy's document.
+def retention_policy(body: Mapping[str, Any]) -> retention.Policy:
+    """Return the rules of an order: `retention`, and `zone`, where its days begin at midnight.
 
     Raises:
-        UsageError: there is a rule that is not known.
+        UsageError: there is a rule or a zone that is not known.
     """
-    names = Retention.__dataclass_fields__
-    unknown = set(value) - set(names)
+    value = dict(body.get("retention") or {})
+    unknown = set(value) - set(Retention.__dataclass_fields__)
     if unknown:
         raise UsageError(f"(retention by {', '.join(sorted(unknown))})")
+    name = str(body.get("zone") or "UTC")
+    try:
+        zone = zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        hint = "Install the tzdata of this node, or name the zone otherwise."
+        raise UsageError(f"(retention: time zone {name[:60]!r})", hint=hint) from None
     return retention.Policy(**{key: int(each) for key, each in value.items()}, zone=zone)
 
 
 def _retain(work: Work, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Apply retention to the chains that got a point; busy ones wait for the next run."""
-    rules = work.body.get("retention") or {}
-    policy = retention_policy(dict(rules), datetime.UTC)
+    policy = retention_policy(work.body)
     if not policy.rules() or not saved:
         return []
     work.teller.phase("retention")
@@ -118,7 +126,7 @@ def _retain(work: Work, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def retain(work: Work) -> Result:
     """Apply retention to one object of a storage, or to all."""
-    policy = retention_policy(dict(work.body.get("retention") or {}), datetime.UTC)
+    policy = retention_policy(work.body)
     grace = datetime.timedelta(days=float(work.body.get("grace_days", 0)))
     name = work.body.get("object")
     storages = work.places.storages

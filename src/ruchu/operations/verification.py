@@ -59,6 +59,7 @@ def fields(report: Report) -> dict[str, Any]:
             for found in report.findings
         ],
         "affected_points": list(report.affected_points),
+        "covered": [list(each) for each in report.covered],
         "samples": [
             {"records": each.records, "total": each.total, "missed_1_percent": each.missed(0.01)}
             for each in report.samples

@@ -104,7 +104,7 @@ def verify_storage(
     findings = Findings()
     counts = Counts(documents=verifying_documents.check_storage(repository, findings))
     verifying_documents.notice_foreign(storage, findings)
-    samples = []
+    samples, covered = [], []
     for chain_id in sorted(storage.folders(layout.CHAINS)):
         chain = _open(repository, chain_id, findings) if is_id(chain_id) else None
         if chain is not None:
@@ -112,7 +112,8 @@ def verify_storage(
             run.everything(rng, sample_records)
             counts += run.counts
             samples += run.samples
-    return Report(depth, counts, findings.result(), tuple(samples))
+            covered += run.covered
+    return Report(depth, counts, findings.result(), tuple(samples), tuple(covered))
 
 
 def _open(repository: Repository, chain_id: str, findings: Findings) -> Chain | None:
@@ -213,10 +214,14 @@ class _Run:
         self.findings = findings
         self.counts = Counts()
         self.samples: list[Sample] = []
+        self.covered: list[tuple[str, int]] = []
 
     def report(self) -> Report:
         """Return the result."""
-        return Report(self._depth, self.counts, self.findings.result(), tuple(self.samples))
+        return Report(
+            self._depth, self.counts, self.findings.result(), tuple(self.samples),
+            tuple(self.covered),
+        )  # fmt: skip
 
     def everything(self, rng: random.Random | None, sample_records: int) -> None:
         """Verify the whole chain."""
@@ -240,6 +245,8 @@ class _Run:
         deleted = verifying_documents.deleted_stems(self._chain)
         live = set(verifying_documents.listed_stems(self._chain)) - deleted
         self._attribute(found, {stem[11:] for stem in live})
+        if documents.heads:
+            self.covered = [(self._chain.id, max(head.sequence for head in documents.heads))]
 
     def point(self, head: Head, rng: random.Random | None, sample_records: int) -> None:
         """Verify one point."""

@@ -89,12 +89,22 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of a verification."""
+    """The result of a verification.
+
+    Attributes:
+        depth: how deep it looked.
+        counts: what it looked at.
+        findings: what it found.
+        samples: of each chain, if it was sampled.
+        covered: chains that were looked at whole, each with the sequence of its last point then:
+            of its points up to that one, those that no damage affects are sound.
+    """
 
     depth: Depth
     counts: Counts = field(default_factory=Counts)
     findings: tuple[Finding, ...] = ()
     samples: tuple[Sample, ...] = ()
+    covered: tuple[tuple[str, int], ...] = ()
 
     @property
     def damages(self) -> tuple[Finding, ...]:

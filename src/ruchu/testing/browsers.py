@@ -118,12 +118,19 @@ class Console:
 
 @contextlib.contextmanager
 def console(home: Path, *options: str) -> Iterator[Console]:
-    """Run a server with the console on a free port; its administrator is made."""
+    """Run a server with the console on a free port; its administrator is made.
+
+    What the server said last is added to whatever fails meanwhile: a page tells only half of it.
+    """
     with Server(home, *options) as server:
         url = str(server.process.line["url"])
         command = server.process.command
         command[command.index("--listen") + 1] = url.partition("://")[2]
-        yield Console(server, url)
+        try:
+            yield Console(server, url)
+        except BaseException as error:
+            error.add_note(f"The server said last:\n{server.said()}")
+            raise
 
 
 @contextlib.contextmanager
@@ -222,7 +229,11 @@ def visitor(
         if account is not None:
             sign_in(context, account)
         watch = Watch(context, of.url)
-        yield Visitor(context.new_page(), context, watch)
+        try:
+            yield Visitor(context.new_page(), context, watch)
+        except BaseException as error:
+            error.add_note("\n".join(["Its browser saw:", *watch.faults]))
+            raise
         watch.check()
     finally:
         context.close()

@@ -140,8 +140,16 @@ class Server:
     def trouble(self) -> str:
         """Return what helps to see why a test waits in vain."""
         runs = json.dumps(self.get("/runs")["items"], indent=1)[-3000:]
-        log = (self.home / "server.log").read_text()[-3000:]
-        return f"{runs}\n{log}"
+        return f"{runs}\n{self.said()}"
+
+    def said(self) -> str:
+        """Return the end of the server's log, and what people last asked it to do."""
+        log = self.process.log.read_text(errors="replace")[-3000:]
+        try:
+            found = self.client.get("/audit", params={"limit": 12}).json()
+        except (httpx.HTTPError, ValueError) as error:
+            return f"{log}\n(no audit trail: {error})"
+        return f"{log}\n{json.dumps(found)[:4000]}"
 
     def nodes_online(self, count: int) -> list[dict[str, Any]]:
         """Wait until so many nodes are online; return them."""

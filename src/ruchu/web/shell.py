@@ -133,7 +133,7 @@ def _alarms(visit: Visit) -> None:
     async def refresh() -> None:
         if not visit.may(Right.VIEW):
             return
-        count = len([each for each in await visit.api.get("/alarms") if each["state"] == "open"])
+        count = (await visit.api.get("/alarms/count"))["open"]
         badge.set_text(str(count) if count < 100 else "99+")
         badge.set_visibility(count > 0)
         link.props(f'aria-label="{visit.say("Open alarms: {count}", count=count)}"')
@@ -188,9 +188,11 @@ def not_allowed(visit: Visit, need: Right) -> None:
         "lock", visit.say("Your role does not allow this."),
         visit.say("It takes the right “{right}”. Ask an administrator for it.",
                   right=visit.say(acting.RIGHTS[need])),
+        level=1,
     )  # fmt: skip
 
 
 def refused(visit: Visit, error: RuchuError) -> None:
     """Show what went wrong instead of the content of a page."""
-    empty.empty("error_outline", visit.language.problem(error), visit.language.hint(error))
+    text, hint = visit.language.problem(error), visit.language.hint(error)
+    empty.empty("error_outline", text, hint, level=1)

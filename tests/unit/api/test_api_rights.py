@@ -319,6 +319,12 @@ def test_lists_show_what_is_of_ones_groups_and_pages_stay_full(world):
     assert [each["name"] for each in team.get("/platforms").json()] == ["kvm"]
     assert [each["name"] for each in team.get("/groups").json()] == [TEAM]
     assert {each["subject"] for each in team.get("/alarms").json()} == {"web-1"}
+    counts = []
+    for client in (team, world.client("elsewhere"), everybody):
+        counts.append(client.get("/alarms/count").json()["open"])
+        assert counts[-1] == len(client.get("/alarms").json())
+    assert counts[0] < counts[2]
+    assert counts[1] < counts[2]
     assert world.client("elsewhere").get("/policies").json() == []
     assert walked(world.client("elsewhere"), "/approvals") == []
 

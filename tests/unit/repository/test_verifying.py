@@ -209,6 +209,7 @@ def test_every_change_of_the_chains_document_is_found(small: Small) -> None:
             report = verify_storage(repository, Depth.STRUCTURAL)
             assert objects(report) == {layout.chain_document(chain.id)}
             assert report.affected_points == tuple(sorted(small.contents))
+            assert report.covered == ()
     with changed(path, b""):
         # One that is open already goes on, and sees it, too.
         assert objects(verify_chain(chain, Depth.STRUCTURAL)) == {layout.chain_document(chain.id)}
@@ -248,6 +249,16 @@ def test_a_restore_is_right_or_fails(small: Small, rng: random.Random) -> None:
 
 
 # ------------------------------------------------------------------------- what is found, and whom
+
+
+def test_what_was_looked_at_whole_is_told(small: Small) -> None:
+    chain = small.chain()
+    heads = chain.points()
+    last = max(head.sequence for head in heads)
+    assert full(small).covered == ((chain.id, last),)
+    assert verify_chain(chain, Depth.STRUCTURAL).covered == ((chain.id, last),)
+    # One point is no chain.
+    assert verify_point(chain, heads[0], Depth.FULL).covered == ()
 
 
 def test_lost_packs_and_moves_name_their_points(small: Small) -> None:

@@ -153,6 +153,14 @@ class AlarmService:
             found = [_alarm(row) for row in connection.execute(query)]
         return sorted(found, key=lambda each: -records.rank(each.severity))
 
+    def open_count(self, groups: Sequence[str] | None = None) -> int:
+        """Return how many alarms are open, in these resource groups or in all (None)."""
+        query = sa.select(sa.func.count()).select_from(ALARMS).where(ALARMS.c.state == "open")
+        if groups is not None:
+            query = query.where(ALARMS.c.facts["group"].as_string().in_(groups))
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def past(
         self, before: str = "", limit: int = LIST_MAX, groups: Sequence[str] | None = None
     ) -> Sequence[Alarm]:

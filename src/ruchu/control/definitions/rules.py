@@ -39,7 +39,7 @@ class PolicyKeeper:
         """Return all policies."""
         found = {}
         for row in bench.policies.all():
-            document = documents.to_document(row.policy)
+            document = dict(row.document)
             found[str(document.pop("name"))] = document
         return found
 

@@ -182,6 +182,7 @@ def _backup_body(planner: Planner, run: RunRow, policy: Policy) -> dict[str, Any
         "kind": run.body.get("kind", "incremental"),
         "parallel": policy.parallel,
         "retention": {key: value for key, value in asdict(policy.retention).items() if value},
+        "zone": policy.zone,
         "frozen": list(planner.freezes.frozen_chains()),
         "before": list(policy.before),
         "after": list(policy.after),

@@ -100,6 +100,8 @@ class Results:
         if point:
             verdict = "damaged" if damaged or not result.get("clean") else "sound"
             self._catalogue.mark(storage, str(point), verified=now, verdict=verdict)
+        else:
+            self._catalogue.verified(storage, result.get("covered", ()), sorted(damaged), now)
         for each in damaged:
             self._catalogue.mark(storage, each, verified=now, verdict="damaged")
         if result.get("clean"):

@@ -1,7 +1,7 @@
 """The policies of a server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,13 +21,17 @@ _IDS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """A policy that is kept: its id, version, and when it was made and changed."""
+    """A policy that is kept: its id, version, and when it was made and changed.
+
+    `document` is the policy as JSON has it, made once: lists of hundreds are asked for all the time.
+    """
 
     id: str
     version: int
     created: str
     changed: str
     policy: Policy
+    document: dict[str, Any] = field(compare=False)
 
 
 class Policies:
@@ -156,4 +160,5 @@ def _columns(policy: Policy) -> dict[str, object]:
 
 def _policy_row(row: sa.Row[tuple[object, ...]]) -> PolicyRow:
     policy = documents.from_document(row.document)
-    return PolicyRow(row.id, row.version, row.created, row.changed, policy)
+    document = documents.to_document(policy)
+    return PolicyRow(row.id, row.version, row.created, row.changed, policy, document)

@@ -1,6 +1,7 @@
 """Policies at a glance, and what one that is not kept yet would do. Reads only."""
 
 import datetime
+import zoneinfo
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from ruchu.clock import to_text
 from ruchu.control.inventory.inventory import Inventory, MachineRow
 from ruchu.control.jobs.tables import RUNS
+from ruchu.control.policies import documents
 from ruchu.control.policies.policies import PolicyRow
 from ruchu.control.policies.tables import POLICIES
 from ruchu.control.schedules import preview
@@ -114,7 +116,7 @@ def next_start(row: PolicyRow, now: datetime.datetime) -> Mapping[str, Any] | No
 def unkept(policy: Policy, now: datetime.datetime) -> PolicyRow:
     """Return a policy as if it had just been kept."""
     moment = to_text(now)
-    return PolicyRow(policy.name, 0, moment, moment, policy)
+    return PolicyRow(policy.name, 0, moment, moment, policy, documents.to_document(policy))
 
 
 def remaining(policy: Policy, now: datetime.datetime) -> Remaining | None:
@@ -122,7 +124,7 @@ def remaining(policy: Policy, now: datetime.datetime) -> Remaining | None:
 
     None if the policy has no schedule, or no rule: then everything stays.
     """
-    rules = retention.Policy(**asdict(policy.retention))
+    rules = retention.Policy(**asdict(policy.retention), zone=zoneinfo.ZoneInfo(policy.zone))
     if not policy.schedules or not rules.rules():
         return None
     scheduled = scheduling.scheduled(unkept(policy, now))

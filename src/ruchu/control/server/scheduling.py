@@ -11,7 +11,6 @@ from ruchu.clock import from_text, to_text
 from ruchu.control.alarms.contract import Alarms
 from ruchu.control.jobs import runs as states
 from ruchu.control.jobs.runs import NewRun, Runs
-from ruchu.control.policies import documents
 from ruchu.control.policies.policies import Policies, PolicyRow
 from ruchu.control.schedules import preview
 from ruchu.control.schedules.contract import MissedStarts, ScheduledPolicy, Standing
@@ -69,7 +68,7 @@ class ScheduledRuns:
         """Create a run in the scheduler's transaction."""
         row = self._rows[policy.id]
         body = {
-            "policy": documents.to_document(row.policy),
+            "policy": row.document,
             "kind": schedule.kind,
             "nodes": list(row.policy.nodes),
         }

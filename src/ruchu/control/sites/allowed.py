@@ -36,7 +36,7 @@ ALLOWED = (
             "/about", "/nodes", "/nodes/*", "/platforms", "/platforms/*", "/machines",
             "/machines/unprotected", "/storages", "/storages/*", "/points", "/points/*",
             "/policies", "/policies/*", "/policies/*/dry-run", "/runs", "/runs/*", "/runs/*/tasks",
-            "/runs/*/history", "/alarms", "/alarms/past", "/alarms/*", "/alarms/*/history",
+            "/runs/*/history", "/alarms", "/alarms/count", "/alarms/past", "/alarms/*", "/alarms/*/history",
             "/freezes", "/groups",
         )
     ),

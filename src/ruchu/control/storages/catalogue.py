@@ -1,6 +1,6 @@
 """The catalogue of points: found, paged, brought up to date with what nodes say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,6 +220,34 @@ class Catalogue:
         with self._database.writing() as connection:
             connection.execute(POINTS.update().where(mine).values(values))
         self._events.publish("point", point, values)
+
+    def verified(
+        self, storage: str, covered: Iterable[tuple[str, int]], damaged: Sequence[str], at: str
+    ) -> None:
+        """Note that a whole storage was verified, and that its points are sound but the damaged.
+
+        Args:
+            storage: its name.
+            covered: chains, each with the sequence of the last of its points that was looked at:
+                what came later is not known to be sound.
+            damaged: points.
+            at: when, RFC 3339.
+        """
+        values = {"verified": at, "verdict": "sound"}
+        wrong, count = set(damaged), 0
+        with self._database.writing() as connection:
+            for chain, last in covered:
+                mine = sa.and_(
+                    POINTS.c.storage == storage, POINTS.c.chain == chain, POINTS.c.sequence <= last
+                )
+                found = connection.execute(sa.select(POINTS.c.id).where(mine)).scalars()
+                sound = [point for point in found if point not in wrong]
+                for begin in range(0, len(sound), _ROWS_A_STATEMENT):
+                    part = POINTS.c.id.in_(sound[begin : begin + _ROWS_A_STATEMENT])
+                    query = POINTS.update().where(mine, part).values(values)
+                    count += connection.execute(query).rowcount
+        if count:
+            self._events.publish("points", storage, {"verified": count})
 
 
 def _put(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:

@@ -94,10 +94,12 @@ async def _waiting(visit: Visit) -> None:
     ui.timer(_LOOK_S, lambda: visit.guarded(refresh))
 
 
-def _card(visit: Visit, request: Found, done: Callable[[], Awaitable[None]]) -> None:
+def _card(
+    visit: Visit, request: Found, done: Callable[[], Awaitable[None]], *, titled: bool = True
+) -> None:
     say, language = visit.say, visit.language
     mine = request["requester_name"] == visit.principal.name
-    with headings.card(title(language, request), "r-request r-gap") as card:
+    with headings.card(title(language, request) if titled else "", "r-request r-gap") as card:
         card.props(f"data-test=request-{request['id']}")
         asked = say("{name} asked {time}; it expires {end}.", name=request["requester_name"],
                     time=language.ago(request["requested"], visit.now),
@@ -227,7 +229,7 @@ async def one_approval(visit: Visit, wanted: str) -> None:
         ui.navigate.reload()
 
     if found["state"] == "waiting":
-        _card(visit, found, again)
+        _card(visit, found, again, titled=False)
         return
     with headings.card(say("What was asked for"), "r-gap"):
         losses(visit, found["losses"])
