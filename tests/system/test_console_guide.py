@@ -46,6 +46,8 @@ def walk(page, home, uri, guest):
     expect(page.locator("[data-test=guide-storage-done]")).to_be_visible(timeout=ASKED_MS)
     if not field(page, "scratch").is_visible():
         page.locator("[data-test=other-address]").click()
+        # What is pressed while it moves out of the way is not pressed.
+        browsers.settle(page)
     field(page, "platform-uri").fill(uri)
     field(page, "scratch").fill(str(home / "scratch"))
     page.locator("[data-test=add-platform]").click()

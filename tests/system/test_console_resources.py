@@ -92,6 +92,7 @@ def add_platform(page, uri, place):
     fill(page, "name", "kvm")
     fill(page, "uri", uri)
     at(page, "more").click()
+    browsers.settle(page)
     fill(page, "scratch", str(place / "scratch"))
     at(page, "add").click()
     expect(at(page, "found")).to_have_text(re.compile(r"[1-9]\d* machines were found"))
