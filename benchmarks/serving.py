@@ -1,10 +1,11 @@
 """Disks served to a hypervisor: ours over NBD and NFS, nbdkit and qemu-nbd with a raw file.
 
 All serve the same bytes to the same client, `qemu-img bench`. Ours is a point of an encrypted and
-compressed storage with all of it in the block cache, theirs a raw file in the page cache; the first
-pass over a server that has just started is told apart (`serve-cold`): there, every block of ours is
-read from the storage, deciphered, decompressed and checked. CPU is that of the server for each
-request, wall time is that of the client.
+compressed storage with all of it in the block cache, theirs a raw file in the page cache. The first
+pass over a server that has just started is told apart: there, every block of ours is read from the
+storage, deciphered, decompressed and checked; `serve-disk` takes the files of all out of the page
+cache before it, so that both read the disk, `serve-cold` leaves them there. CPU is that of the
+server for each request, wall time is that of the client.
 """
 
 import contextlib
@@ -52,8 +53,9 @@ class Load:
 
 
 _64K = 64 << 10
+FIRST = Load(_64K, IMAGE_BYTES // _64K, 8, _64K)
 READS = {
-    workloads.SERVE_COLD: Load(_64K, IMAGE_BYTES // _64K, 8, _64K),
+    workloads.SERVE_COLD: FIRST,
     workloads.SERVE_64K: Load(_64K, 4 * IMAGE_BYTES // _64K, 8, _64K),
     # A step that has no common divisor with the number of blocks comes to each of them.
     workloads.SERVE_4K: Load(4096, 60_000, 16, 4096 * 12_347),
@@ -88,8 +90,16 @@ class Servers:
         self.ruchu = peers.Ruchu(self.home, self.image)
         self.ruchu.prepare()
         self.ruchu.note(self.ruchu.call(self.ruchu.full()))
-        for path in (self.image, *self.ruchu.repository.rglob("*.pack")):
+        self.files = [self.image, *self.ruchu.repository.rglob("*.pack")]
+        for path in self.files:
             workloads.read_once(path)
+
+    def cool(self) -> None:
+        """Take the image and the packs out of the page cache."""
+        os.sync()
+        for path in self.files:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def start(self, tool: str, *, writable: bool) -> Server:
         """Start a server of the image, or of a fresh copy of it to write to."""
@@ -156,6 +166,12 @@ def measure_all(rounds: int, wanted: set[str], work: Path, facts: dict[str, Any]
 
 
 def _round(servers: Servers, tool: str, number: int, wanted: set[str]) -> Iterator[Sample]:
+    if workloads.SERVE_DISK in wanted:
+        with contextlib.closing(_Closing(servers.start(tool, writable=False))) as held:
+            servers.cool()
+            yield _sample(workloads.SERVE_DISK, number, held.server, FIRST)
+    for path in servers.files:
+        workloads.read_once(path)
     with contextlib.closing(_Closing(servers.start(tool, writable=False))) as held:
         for workload, load in READS.items():
             # The first pass always runs: it brings everything into the cache.
@@ -236,7 +252,7 @@ def _compare(image: Path, server: Server) -> None:
 def _better(samples: list[Sample], number: int) -> list[Sample]:
     """Return a peer that is as good as the better of the two in each metric."""
     made = []
-    for workload in (*READS, workloads.SERVE_WRITE):
+    for workload in workloads.SERVING:
         found = [
             sample
             for sample in samples

@@ -55,8 +55,7 @@ def test_a_killed_migration_is_ended_and_nothing_is_lost(cli, libvirt_uri, metho
         machine = guests.existing(libvirt_uri, done["machine"], guest.directory)
         try:
             machine.wait_until_ready()
-            machine.run("mkdir -p /mnt/vda/load")
-            machine.agent("guest-exec", {"path": "/bin/sh", "arg": ["-c", LOAD]})
+            begin_load(machine)
             images = cli.home / "production"
             words = ("instant", "migrate", name, "--method", method, "--directory", images)
             for number in range(KILLS):
@@ -76,6 +75,13 @@ def test_a_killed_migration_is_ended_and_nothing_is_lost(cli, libvirt_uri, metho
             assert not [each for each in place.iterdir() if each.name != "run"]
         finally:
             guests.remove(libvirt_uri, machine.uuid)
+
+
+def begin_load(machine):
+    """Let a machine write, and wait until two blocks are on its disk: a power cut keeps those."""
+    machine.run("mkdir -p /mnt/vda/load")
+    machine.agent("guest-exec", {"path": "/bin/sh", "arg": ["-c", LOAD]})
+    machine.run("until [ $(cat /run/done || echo 0) -ge 2 ]; do usleep 10000; done")
 
 
 def kill_at_random(cli, words, draw):
