@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import subprocess
 import time
 from urllib.parse import quote, urlsplit
 
@@ -129,6 +130,28 @@ def test_the_code_of_an_authenticator_is_asked_for(console, stranger):
     asked.fill(codes.at(int(time.time()), counter_offset=1))
     asked.press("Enter")
     expect(page).to_have_url(at(console, "/"))
+
+
+def test_an_authenticator_reads_the_picture(console, chromium, tmp_path):
+    """A reader of others sees in it what the server gave; its code turns the authenticator on."""
+    server, name = console.server, "pictured"
+    made = server.post("/users", {"name": name, "grants": {"*": ["operator"]}})
+    server.post("/password", {"link": made["link"], "password": GUARDED.password})
+    account = browsers.Account(name, GUARDED.password)
+    with browsers.visitor(chromium, console, theme="dark", account=account) as window:
+        page = window.page
+        browsers.show(page, "/account?tab=security")
+        page.locator("[data-test=enrol]").click()
+        picture = page.locator("[data-test=otp-picture]")
+        picture.screenshot(path=tmp_path / "picture.png", animations="disabled")
+        read = subprocess.run(["zbarimg", "--quiet", "--raw", tmp_path / "picture.png"],
+                              capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
+        link = page.locator("[data-test=otp-link]").get_attribute("href")
+        assert read.stdout.strip() == link
+        page.locator("[data-test=code]").last.fill(pyotp.parse_uri(link).now())
+        page.locator("[data-test=confirm]").click()
+        expect(page.locator("[data-test=recovery-codes]")).to_be_visible()
+        assert server.get(f"/users/{made['user']['id']}")["totp"]
 
 
 def test_the_language_changes_at_run_time(console, stranger):
