@@ -44,7 +44,7 @@ STEERS = {"Stop", "Pause", "Resume", "Start again"}
 # What an administrator is offered, so that a page that offers nothing to anybody is no proof.
 OFFERED = {
     "/policies/{policy}": {"Run now", "Turn off", "Change", "Remove"},
-    "/storages": {"Add a storage"}, "/users": {"New user"}, "/restore/point/{point}": {"Delete"},
+    "/storages": {"Add a storage"}, "/users": {"Add a user"}, "/restore/point/{point}": {"Delete"},
     "/settings": {"Save"}, "/runs": set(), "/audit": set(),
 }  # fmt: skip
 

@@ -90,7 +90,10 @@ def _start(state: Path) -> None:
     for path in _BOUND:
         if not Path(path).exists():
             raise Unreachable(f"{path} is missing: is libvirt-daemon-system installed?")
+    # Where the root file system is private, what others have mounted for a moment would stay mounted
+    # here, after they unmounted it, as long as the daemon runs.
     binds = (
+        "awk '$2 ~ \"^(/tmp|/var/tmp)/\" {print $2}' /proc/self/mounts | xargs -r umount -l; "
         f"mount --bind {state}/qemu.conf {_BOUND[0]} && "
         f"mount --bind {state}/cache {_BOUND[1]} && exec libvirtd"
     )

@@ -35,7 +35,16 @@ class Host:
     @property
     def inside(self) -> tuple[str, ...]:
         """The words before a command that runs there."""
-        return ("ip", "netns", "exec", self.name)
+        return _into(self.name)
+
+
+def _into(name: str) -> tuple[str, ...]:
+    """Return what a command begins with that runs in a namespace.
+
+    Not `ip netns exec`: that copies the mounts, too, so that what a test beside it has mounted for
+    a moment would stay mounted as long as the command runs.
+    """
+    return ("nsenter", f"--net=/var/run/netns/{name}", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ def three_hosts() -> Iterator[Network]:
             _plug(switch, name, f"{near}.{at}")
         _wire((router, "in", f"{behind}.1"), (far, "up", f"{behind}.2"))
         run("ip", "-n", far, "route", "add", "default", "via", f"{behind}.1")
-        inside = ("ip", "netns", "exec", router)
+        inside = _into(router)
         run(*inside, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
         rule = ("POSTROUTING", "-o", "up", "-j", "MASQUERADE")
         run(*inside, "iptables", "-t", "nat", "-A", *rule)
