@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess  # noqa: TID251 - a test starts the product as its user does
 import sys
@@ -95,6 +96,9 @@ class Server:
         try:
             self.process.end()
         finally:
+            # The node of a server that was killed goes on, and waits for it to come back.
+            mine = ["pkill", "-KILL", "-f", re.escape(f"--state {self.state}/node ")]
+            subprocess.run(mine, check=False)  # noqa: S603 - arguments of a test
             # Append-only files of the audit trail must not outlive the test.
             flags = ["chattr", "-R", "-f", "-a", "-i", str(self.home)]
             subprocess.run(flags, check=False)  # noqa: S603 - arguments of a test
