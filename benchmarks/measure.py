@@ -99,17 +99,33 @@ def run(
 
 
 def cpu_of(pid: int) -> float:
-    """Return the CPU seconds that a running process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    """Return the CPU seconds that a running process and those it started have used so far."""
+    ticks = 0
+    for process in (pid, *_descendants(pid)):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS_PER_S
 
 
 def peak_of(pid: int) -> float:
     """Return the bytes that a running process had resident at most."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+    return _kib_of(f"/proc/{pid}/status", "VmHWM:")
+
+
+def memory_of(pid: int) -> float:
+    """Return the bytes that a running process has resident at most, or with its children now.
+
+    What several of them have is counted once.
+    """
+    family = (pid, *_descendants(pid))
+    return max(peak_of(pid), sum(_kib_of(f"/proc/{each}/smaps_rollup", "Pss:") for each in family))
+
+
+def _kib_of(path: str, name: str) -> float:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(name):
             return float(int(line.split()[1]) << 10)
-    raise Failed(f"process {pid} tells no peak")
+    raise Failed(f"{path} tells no {name}")
 
 
 def _in_fork(args, output, log, env, cwd):

@@ -35,6 +35,7 @@ OWED = {
     (workloads.SERVE_4K, BETTER, "cpu-op"): 1 / 1.2,
     (workloads.SERVE_1M, BETTER, "cpu-op"): 1 / 1.2,
     (workloads.SERVE_WRITE, BETTER, "cpu-op"): 1 / 1.2,
+    (workloads.SERVE_REWRITE, BETTER, "cpu-op"): 1 / 1.2,
     (workloads.SERVE_DISK, BETTER, "wall-op"): 0.5,
     (workloads.SERVE_COLD, BETTER, "wall-op"): 0.5,
     (workloads.SERVE_64K, BETTER, "wall-op"): 0.9,

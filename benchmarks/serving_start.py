@@ -97,7 +97,7 @@ def _sample(shape: Shape, ruchu: peers.Ruchu, block: int, number: int) -> Sample
         subprocess.run(read, check=True, capture_output=True)
         wall_s = time.monotonic() - began
         cpu_s = measure.cpu_of(process.pid)
-        peak = measure.peak_of(process.pid)
+        peak = measure.memory_of(process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -14,11 +14,11 @@ from benchmarks.data import Data
 FULL, SCAN, LIST, RESTORE = "full", "increment-scan", "increment-list", "restore"
 SIZE_FULL, SIZE_INCREMENT, RSS, LIVE = "size-full", "size-increment", "rss", "live-full"
 SERVE_COLD, SERVE_64K, SERVE_4K = "serve-cold", "serve-64k", "serve-4k"
-SERVE_1M, SERVE_WRITE = "serve-1m", "serve-write"
+SERVE_1M, SERVE_WRITE, SERVE_REWRITE = "serve-1m", "serve-write", "serve-rewrite"
 SERVE_DISK = "serve-disk"
 START, BOOT = "export-start", "instant-boot"
 ON_IMAGES = (FULL, SCAN, LIST, RESTORE, SIZE_FULL, SIZE_INCREMENT, RSS)
-SERVING = (SERVE_DISK, SERVE_COLD, SERVE_64K, SERVE_4K, SERVE_1M, SERVE_WRITE)
+SERVING = (SERVE_DISK, SERVE_COLD, SERVE_64K, SERVE_4K, SERVE_1M, SERVE_WRITE, SERVE_REWRITE)
 NAMES = (*ON_IMAGES, LIVE, *SERVING, START, BOOT)
 _READ_BYTES = 4 << 20
 

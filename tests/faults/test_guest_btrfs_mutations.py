@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 SIZE = 48 << 20
 NODE = 4096
 SUPERBLOCK = 64 << 10
-ROUNDS = 6000 if os.environ.get("RUCHU_PROFILE") == "faults" else 300
+ROUNDS = 6000 if os.environ.get("RUCHU_PROFILE") == "faults" else 150
 BATCHES = 6
 ENTRIES_MAX = 3000
 EXPECTED = (GuestDamaged, GuestUnsupported, NotFound)

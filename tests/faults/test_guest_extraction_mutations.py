@@ -25,7 +25,7 @@ from ruchu.units import KIB, MIB
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROUNDS = 1000 if os.environ.get("RUCHU_PROFILE") == "faults" else 60
+ROUNDS = 1000 if os.environ.get("RUCHU_PROFILE") == "faults" else 30
 ALL = frozenset(extraction.REASONS)
 READS_MAX, BYTES_MAX = 40_000, 1 << 30
 NODES_MAX, FILE_MAX = 60, MIB

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EXPECTED = (GuestDamaged, GuestUnsupported, NotFound)
 SIZE = 12 << 20
-MUTATIONS = 5000 if os.environ.get("RUCHU_PROFILE") == "faults" else 300
+MUTATIONS = 5000 if os.environ.get("RUCHU_PROFILE") == "faults" else 150
 # The image is read a few times over at most, whatever it says; reads of content come on top.
 READS_MAX, BYTES_MAX = 20_000, 600 << 20
 ENTRIES_MAX, CONTENT_MAX = 3000, 256 << 10

@@ -19,7 +19,7 @@ from ruchu.model.extents import Extent
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MIB = 1 << 20
-ROUNDS = 1000 if os.environ.get("RUCHU_PROFILE") == "faults" else 200
+ROUNDS = 1000 if os.environ.get("RUCHU_PROFILE") == "faults" else 100
 READS_MAX, BYTES_MAX = 4000, 400 * MIB
 STRIKING = [0, 1, 2, 0x7F, 0xFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 48, (1 << 64) - 1]
 WORDS = ["0", "1", "-1", "15", "99999999999", '"pv0"', '"pv1"', "[", "]", "{", "}", '"', "thin",

@@ -23,7 +23,7 @@ from ruchu.guests.xfs.log_ring import LogRing
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-MUTATIONS = 2000 if os.environ.get("RUCHU_PROFILE") == "faults" else 100
+MUTATIONS = 2000 if os.environ.get("RUCHU_PROFILE") == "faults" else 60
 NODES_MAX = 600
 READ_MAX = 1 << 20
 KNOWN = (GuestDamaged, GuestUnsupported, NotFound)

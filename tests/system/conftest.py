@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def place():
     commands.run(["rm", "-rf", made], timeout_s=10)
     assert left == []
     assert processes == []
+
+
+@pytest.fixture
+def home(place):
+    """Yield a short directory for a server and what it works on; all of it goes with the test."""
+    (place / "scratch").mkdir()
+    yield place
+    for path in sorted(place.iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Yield a Chromium that the tests of a file share."""
+    from ruchu.testing import browsers  # noqa: PLC0415
+
+    with browsers.browser() as started:
+        yield started
 
 
 @pytest.fixture

@@ -24,21 +24,15 @@ REFUSED = (r"answer 4\d\d: POST .*/api/v1/", r"console error: Failed to load res
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def console(tmp_path_factory):
     with browsers.console(tmp_path_factory.mktemp("console"), "--no-node") as found:
         yield found
 
 
 @pytest.fixture
-def stranger(chromium, console):
+def stranger(browser, console):
     """A window in which nobody is signed in."""
-    with browsers.visitor(chromium, console, account=None) as window:
+    with browsers.visitor(browser, console, account=None) as window:
         yield window
 
 
@@ -57,12 +51,12 @@ def at(console, path):
     return f"{console.url}{path}"
 
 
-def test_the_first_administrator_comes_in_by_the_printed_link(chromium, tmp_path):
+def test_the_first_administrator_comes_in_by_the_printed_link(browser, tmp_path):
     server = Server(tmp_path, "--no-node")
     server.process.start()
     try:
         console = Console(server, str(server.process.line["url"]))
-        with browsers.visitor(chromium, console, account=None) as window:
+        with browsers.visitor(browser, console, account=None) as window:
             window.watch.forgive(*REFUSED)
             page = window.page
             page.goto(server.process.line["link"])
@@ -132,13 +126,13 @@ def test_the_code_of_an_authenticator_is_asked_for(console, stranger):
     expect(page).to_have_url(at(console, "/"))
 
 
-def test_an_authenticator_reads_the_picture(console, chromium, tmp_path):
+def test_an_authenticator_reads_the_picture(console, browser, tmp_path):
     """A reader of others sees in it what the server gave; its code turns the authenticator on."""
     server, name = console.server, "pictured"
     made = server.post("/users", {"name": name, "grants": {"*": ["operator"]}})
     server.post("/password", {"link": made["link"], "password": GUARDED.password})
     account = browsers.Account(name, GUARDED.password)
-    with browsers.visitor(chromium, console, theme="dark", account=account) as window:
+    with browsers.visitor(browser, console, theme="dark", account=account) as window:
         page = window.page
         browsers.show(page, "/account?tab=security")
         page.locator("[data-test=enrol]").click()

@@ -1,7 +1,5 @@
 """The first-run guide in a browser: from nothing to a verified backup of a real guest."""
 
-import shutil
-
 import pytest
 from playwright.sync_api import expect
 
@@ -13,20 +11,6 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 # A node answers each question by a process of its own; on cores that others use that takes a while.
 ASKED_MS = 120_000
 DISKS = [GuestDisk("vda", 64 << 20)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture
-def home(place):
-    (place / "scratch").mkdir()
-    yield place
-    for path in sorted(place.iterdir()):
-        shutil.rmtree(path)
 
 
 def field(page, name):

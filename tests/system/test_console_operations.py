@@ -50,20 +50,14 @@ OFFERED = {
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def console(tmp_path_factory):
     with browsers.console(tmp_path_factory.mktemp("operations")) as found:
         yield found
 
 
 @pytest.fixture
-def window(chromium, console):
-    with browsers.visitor(chromium, console) as found:
+def window(browser, console):
+    with browsers.visitor(browser, console) as found:
         yield found
 
 
@@ -102,7 +96,7 @@ def test_a_failure_says_why_and_its_alarm_is_acknowledged(console, window, tmp_p
     expect(marked(page, "acknowledge")).to_have_count(0)
 
 
-def test_somebody_new_chooses_a_password_and_comes_in(chromium, console, window):
+def test_somebody_new_chooses_a_password_and_comes_in(browser, console, window):
     page = window.page
     browsers.show(page, "/users")
     marked(page, "new-user").click()
@@ -119,13 +113,13 @@ def test_somebody_new_chooses_a_password_and_comes_in(chromium, console, window)
     expect(row).to_contain_text("No password yet")
 
     account = Account("liu.yang", "five grey herons stand in the reeds")
-    with browsers.visitor(chromium, console, account=None) as theirs:
+    with browsers.visitor(browser, console, account=None) as theirs:
         theirs.page.goto(link)
         theirs.page.get_by_label("Password", exact=True).fill(account.password)
         theirs.page.get_by_label("Password again", exact=True).fill(account.password)
         theirs.page.get_by_role("button", name="Go on").click()
         expect(theirs.page).to_have_url(re.compile("/login"))
-    with browsers.visitor(chromium, console, account=account) as theirs:
+    with browsers.visitor(browser, console, account=account) as theirs:
         browsers.show(theirs.page, "/account")
         expect(theirs.page.get_by_text("Operator everywhere")).to_be_visible()
         # An administrator ends their session, and the page leads to the way in.
@@ -178,14 +172,14 @@ def sample(tmp_path_factory):
         yield found
 
 
-def test_a_restore_operator_sees_and_can_do_what_the_role_allows(chromium, sample):
+def test_a_restore_operator_sees_and_can_do_what_the_role_allows(browser, sample):
     """Walk every page by its address: it shows, or says that it is not allowed.
 
     What can be pressed is held against a list, each entry of which the role allows.
     """
     rights = {None, Right.VIEW, Right.RESTORE}
     wrong, found = [], {}
-    with browsers.visitor(chromium, sample.console, account=RESTORER) as window:
+    with browsers.visitor(browser, sample.console, account=RESTORER) as window:
         page = window.page
         for path in console_sample.pages():
             browsers.show(page, sample.address(path))
@@ -206,10 +200,10 @@ def test_a_restore_operator_sees_and_can_do_what_the_role_allows(chromium, sampl
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_same_pages_offer_an_administrator_more(chromium, sample):
+def test_the_same_pages_offer_an_administrator_more(browser, sample):
     """Of what is looked for above, all is there to be seen by whom it is allowed."""
     wrong = []
-    with browsers.visitor(chromium, sample.console) as window:
+    with browsers.visitor(browser, sample.console) as window:
         for path, wanted in OFFERED.items():
             browsers.show(window.page, sample.address(path))
             expect(window.page.get_by_text(NOT_ALLOWED)).to_have_count(0)

@@ -32,12 +32,6 @@ def console(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def policy(console):
     """Fill the server as another process of it would; return the id of its policy."""
     state = ServerState(console.server.state)

@@ -66,17 +66,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def windows(made, chromium):
+def windows(made, browser):
     """A window of each look, kept open from page to page."""
     with contextlib.ExitStack() as stack:
         yield {
-            look: stack.enter_context(browsers.visitor(chromium, made.console, **options(look)))
+            look: stack.enter_context(browsers.visitor(browser, made.console, **options(look)))
             for look in LOOKS
         }
 
@@ -106,10 +100,10 @@ def test_what_is_not_there_is_said_under_a_heading(windows, path):
 
 
 @pytest.mark.parametrize("path", ENTRANCES)
-def test_an_entrance_is_whole(made, chromium, path):
+def test_an_entrance_is_whole(made, browser, path):
     wrong = []
     for look in LOOKS:
-        with browsers.visitor(chromium, made.console, **options(look), account=None) as window:
+        with browsers.visitor(browser, made.console, **options(look), account=None) as window:
             wrong += faults(window, path, ENTRANCES[path], look)
     assert not wrong, "\n".join(wrong)
 

@@ -24,12 +24,6 @@ def console(tmp_path_factory):
         yield made
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.browser() as started:
-        yield started
-
-
 def field(page, name):
     return page.locator(f"input[data-test=field-{name}]")
 

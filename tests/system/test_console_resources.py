@@ -6,7 +6,6 @@ the very command that the page shows.
 
 import re
 import shlex
-import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -17,20 +16,6 @@ from ruchu.testing.guests.guest import GuestDisk, defined
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PASSPHRASE = "sieben Berge und 7 Zwerge"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture
-def home(place):
-    (place / "scratch").mkdir()
-    yield place
-    for path in sorted(place.iterdir()):
-        shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -73,10 +58,10 @@ def add_storage(page, path):
     expect(page.get_by_text("with a passphrase")).to_be_visible()
 
 
-def test_a_storage_a_platform_and_a_node_are_added(libvirt_uri, home, console, chromium):
+def test_a_storage_a_platform_and_a_node_are_added(libvirt_uri, home, console, browser):
     with (
         defined(libvirt_uri, [GuestDisk("vda", 64 << 20)]) as guest,
-        browsers.visitor(chromium, console, size=browsers.DESKTOP) as visitor,
+        browsers.visitor(browser, console, size=browsers.DESKTOP) as visitor,
     ):
         page = visitor.page
         add_storage(page, home / "storage")
@@ -84,7 +69,7 @@ def test_a_storage_a_platform_and_a_node_are_added(libvirt_uri, home, console, c
         add_platform(page, libvirt_uri, home)
         see_machine(page, guest)
         enrol_node(page, home, console)
-    fit_a_phone(chromium, console)
+    fit_a_phone(browser, console)
 
 
 def add_platform(page, uri, place):
@@ -131,8 +116,8 @@ def enrol_node(page, place, console):
         assert console.server.get("/nodes/node-2")["maintenance"] is True
 
 
-def fit_a_phone(chromium, console):
-    with browsers.visitor(chromium, console, size=browsers.PHONE, language="zh") as visitor:
+def fit_a_phone(browser, console):
+    with browsers.visitor(browser, console, size=browsers.PHONE, language="zh") as visitor:
         for path in ("/platforms", "/platforms/kvm", "/platforms/new", "/machines", "/nodes",
                      "/nodes/node-2", "/nodes/new", "/storages", "/storages/main",
                      "/storages/new"):  # fmt: skip

@@ -1,6 +1,5 @@
 """Restoring in a browser: a star, another machine, and machines that run from a point."""
 
-import shutil
 import zlib
 
 import pytest
@@ -17,20 +16,6 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 JOB = "**/runs/*"
 # Long enough for CI, which shares two cores.
 SOON_MS = 90_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture
-def home(place):
-    (place / "scratch").mkdir()
-    yield place
-    for path in sorted(place.iterdir()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture

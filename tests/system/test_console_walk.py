@@ -8,7 +8,6 @@ point and moved to production; a file is fetched, a star outlives retention, a f
 import contextlib
 import hashlib
 import os
-import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -29,20 +28,6 @@ DISKS = [GuestDisk("vda", 64 << 20)]
 NOTE = "/mnt/vda/note.bin"
 # Each question to a node is a process of its own, and two guests may boot on the same two cores.
 SOON_MS = 120_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.browser() as started:
-        yield started
-
-
-@pytest.fixture
-def home(place):
-    (place / "scratch").mkdir()
-    yield place
-    for path in sorted(place.iterdir()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture

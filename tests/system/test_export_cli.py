@@ -1,6 +1,7 @@
 """`ruchu export nbd` as a user runs it: what it says, whom it lets in, how it ends."""
 
 import os
+import signal
 import ssl
 import sys
 import tempfile
@@ -123,6 +124,38 @@ def test_writes_go_into_the_cache_and_come_again(cli, sockets):
         assert content(at(sockets)) == expected
     with export(cli, sockets):
         assert content(at(sockets)) == cli.contents[0]
+
+
+def children(process):
+    """Return the ids of the processes that a process has started."""
+    found = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(word) for path in found for word in path.read_text().split()]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core decodes by itself")
+def test_decoders_serve_are_not_needed_and_do_not_stay(cli, sockets):
+    with export(cli, sockets, "--writable", "cache") as serving:
+        decoders = children(serving.process)
+        assert 2 <= len(decoders) <= 4
+        assert content(at(sockets)) == cli.contents[0]
+        os.kill(decoders[0], signal.SIGKILL)
+        assert content(at(sockets)) == cli.contents[0]
+        # Ctrl-C in a terminal reaches all of them; the export says when it ends.
+        os.kill(decoders[1], signal.SIGINT)
+        with NbdDisk(at(sockets)) as disk:
+            disk.write(0, memoryview(b"kept"))
+            disk.flush()
+        assert Path(f"/proc/{decoders[1]}").exists()
+        serving.kill()
+    # They hold neither the write cache nor the socket for whoever comes next.
+    with export(cli, sockets, "--writable", "cache") as serving:
+        assert content(at(sockets)) == b"kept" + cli.contents[0][4:]
+        decoders += children(serving.process)
+        assert serving.end() == 0
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{each}").exists() for each in decoders):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_cache_belongs_to_one_point_and_one_export(cli, sockets):

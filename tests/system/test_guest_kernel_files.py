@@ -1,6 +1,6 @@
 """Thousands of odd files of each file system: what a guest's kernel shows, and what we show.
 
-There are 20,000 of each with RUCHU_PROFILE=faults (`make long`), a fifth of that otherwise.
+There are 20,000 of each with RUCHU_PROFILE=faults (`make long`), a tenth of that otherwise.
 
 Of each: names in Chinese, with a newline, of 255 bytes (or characters), not in UTF-8; holes, room
 set aside, hard links, symbolic links, devices, extended attributes, ACLs, times from 1906 to 2242,
@@ -26,7 +26,7 @@ from ruchu.testing.guests.guest import GuestDisk, defined
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 MIB = 1 << 20
-SHARE = 1 if os.environ.get("RUCHU_PROFILE") == "faults" else 5
+SHARE = 1 if os.environ.get("RUCHU_PROFILE") == "faults" else 10
 FILES = 20_000 // SHARE
 # Emulated, beside other work on two cores.
 GROW_LIMIT_S = 400

@@ -1,7 +1,5 @@
 """A real guest, backed up, restored and run from its point by a server that the command line drives."""
 
-import shutil
-
 import pytest
 
 from ruchu.testing.command_line import CommandLine
@@ -12,14 +10,6 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
 MIB = 1 << 20
 DISKS = [GuestDisk("vda", 64 * MIB)]
-
-
-@pytest.fixture
-def home(place):
-    (place / "scratch").mkdir()
-    yield place
-    for path in sorted(place.iterdir()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture

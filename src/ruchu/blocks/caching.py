@@ -2,15 +2,15 @@
 
 import mmap
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, cast
 
 from ruchu.blocks.devices import BlockReader
+from ruchu.blocks.kept_blocks import KeptBlocks
 from ruchu.blocks.read_ahead import Fetchers, Places
-from ruchu.blocks.slots import ARENA_BYTES, Slots
+from ruchu.blocks.slots import ARENA_BYTES, SharedMemory, Slots
 from ruchu.model.extents import Extent
 
 CACHE_BYTES_DEFAULT = 256 << 20
@@ -20,8 +20,11 @@ READ_AHEAD_BYTES_DEFAULT = 4 << 20
 THREADS_DEFAULT = 2
 # One request to the disk below: what a storage streams well.
 _RUN_BYTES_MAX = 4 << 20
-# All zero blocks are one; what an entry of its own costs is what counts.
-_ZERO_BLOCK_COST = 256
+# Memory for blocks that is got from the kernel before it is needed. A boot reads about as much; more
+# would be memory that an export takes and does not use.
+_TOUCHED_AHEAD_BYTES = 32 << 20
+# For what is read in order; it stays in the caches of a processor.
+_PASSING_BYTES_MAX = 32 << 20
 
 
 @dataclass(slots=True)
@@ -59,12 +62,28 @@ class BlockwiseReader(BlockReader, Protocol):
         """
 
 
+class Ahead(Protocol):
+    """What decodes blocks of one disk beside the threads of the cache; see `decoding`."""
+
+    @property
+    def memory(self) -> SharedMemory:
+        """Where the slots have to be."""
+
+    @property
+    def count(self) -> int:
+        """How many pieces are decoded at a time."""
+
+    def decode(self, first: int, last: int, slots: Slots) -> list[memoryview | None] | None:
+        """Return blocks, None for zeros; or None: they are to be decoded without it."""
+
+
 class _Flight:
     """Blocks that one thread is reading; others wait for it."""
 
-    __slots__ = ("_landed",)
+    __slots__ = ("_landed", "passing")
 
     def __init__(self) -> None:
+        self.passing = False
         self._landed = threading.Lock()
         self._landed.acquire()
 
@@ -82,7 +101,8 @@ class _Flight:
 class CachedReader:
     """A PeekingReader over a BlockReader. A context manager. Safe in several threads.
 
-    Blocks are kept by how recently they were used. Errors of the disk below go to whoever needs
+    Blocks are kept by how recently they were used; those of readers in order pass by (see
+    `kept_blocks`). Errors of the disk below go to whoever needs
     the block, and are never kept. The disk below is not closed.
 
     Args:
@@ -92,8 +112,7 @@ class CachedReader:
             `BlockwiseReader` of this block size is read by whole blocks.
         read_ahead: bytes that a sequential reader is kept ahead of, at most; 0 for none.
         threads: how many threads read ahead.
-        touched_ahead: bytes of memory for a `BlockwiseReader` that are got from the kernel before
-            they are needed.
+        ahead: decodes what is read ahead of a `BlockwiseReader`; None: the threads do it.
     """
 
     def __init__(
@@ -104,7 +123,7 @@ class CachedReader:
         block: int = BLOCK_BYTES_DEFAULT,
         read_ahead: int = READ_AHEAD_BYTES_DEFAULT,
         threads: int = THREADS_DEFAULT,
-        touched_ahead: int = 0,
+        ahead: Ahead | None = None,
     ) -> None:
         assert block >= 512
         assert block & (block - 1) == 0
@@ -112,22 +131,27 @@ class CachedReader:
         self._blockwise: BlockwiseReader | None = None
         if getattr(base, "block_size", None) == block:
             self._blockwise = cast("BlockwiseReader", base)
+        self._ahead = ahead if self._blockwise is not None else None
         self._size = base.size
         self._block = block
         self._shift = block.bit_length() - 1
-        self._limit = cache_bytes
         self._zeros = bytes(block)
         self._zero_view = memoryview(self._zeros)
-        self._kept: OrderedDict[int, memoryview] = OrderedDict()
+        passing = min(cache_bytes // 4, _PASSING_BYTES_MAX) if read_ahead else 0
+        self._kept = KeptBlocks(cache_bytes, passing, block, self._zero_view)
         self._flights: dict[int, _Flight] = {}
         self._lock = threading.Lock()
         self._scratch: list[memoryview] = []
         wanted = min(cache_bytes, self._size + ARENA_BYTES - 1)
-        self._slots = Slots(block, ahead=touched_ahead, limit=wanted)
+        shared = None if self._ahead is None else self._ahead.memory
+        touched = _TOUCHED_AHEAD_BYTES if self._blockwise is not None else 0
+        self._slots = Slots(block, ahead=touched, limit=wanted, shared=shared)
         self.statistics = CacheStatistics()
         # Under pressure, what was read ahead would push itself out before it is used.
         window = min(read_ahead, cache_bytes // 8) >> self._shift
         self._places = Places(-(-self._size // block), window)
+        if self._ahead is not None:
+            threads = self._ahead.count
         self._fetchers = Fetchers(
             self._fetch, threads=threads, queued_max=max(1, cache_bytes // 4 >> self._shift)
         )
@@ -168,16 +192,12 @@ class CachedReader:
     def peek(self, start: int, length: int) -> memoryview | None:
         """Return the bytes if they lie in one block that is kept, without copying; else None."""
         number = start >> self._shift
-        view = self._kept.get(number)
+        view = self._kept.find(number)
         if view is None:
             return None
         offset = start - (number << self._shift)
         if offset + length > len(view):
             return None
-        try:  # noqa: SIM105 - `suppress` takes as long as all the rest
-            self._kept.move_to_end(number)
-        except KeyError:  # pushed out this moment; the view is good
-            pass
         if number in self._places:
             self._advance(number, number + 1, missed=False)
         self.statistics.hits += 1
@@ -236,15 +256,16 @@ class CachedReader:
         if start < end:
             self._fetchers.ask(start >> self._shift, (end - 1 >> self._shift) + 1)
 
-    def _find(self, number: int, last: int) -> tuple[memoryview | None, _Flight, int]:
+    def _find(
+        self, number: int, last: int, *, ahead: bool = False
+    ) -> tuple[memoryview | None, _Flight, int]:
         """Look a block up: (its content), (None, whom to wait for, 0), or claim a run of misses.
 
         A claimed run reaches from the block to before the third value, and must be loaded.
         """
         with self._lock:
-            view = self._kept.get(number)
+            view = self._kept.find(number)
             if view is not None:
-                self._kept.move_to_end(number)
                 return view, _NOBODY, 0
             flight = self._flights.get(number)
             if flight is not None:
@@ -255,6 +276,8 @@ class CachedReader:
             while stop < limit and stop not in self._kept and stop not in self._flights:
                 self._flights[stop] = flight
                 stop += 1
+            # A reader that overtook what is read ahead of it reads in order all the same.
+            flight.passing = self._kept.in_order(number, stop) or ahead
             return None, flight, stop
 
     def _load(
@@ -270,8 +293,9 @@ class CachedReader:
         end = min(last << self._shift, self._size)
         try:
             if self._blockwise is not None:
-                views = self._decoded(self._blockwise, first, last)
-                self._keep_views(first, views, end - begin)
+                ahead = self._ahead if buffer is None else None
+                views = self._decoded(self._blockwise, first, last, ahead)
+                self._keep_views(first, views, end - begin, passing=flight.passing)
                 if buffer is not None:
                     for number, view in enumerate(views, first):
                         self._copy(number, view, start, buffer)
@@ -279,12 +303,12 @@ class CachedReader:
             if buffer is not None and start <= begin and end <= start + len(buffer):
                 whole = buffer[begin - start : end - start]
                 self._base.read_into(begin, whole)
-                self._keep(first, whole)
+                self._keep(first, whole, passing=flight.passing)
                 return
             scratch = self._borrow()
             whole = scratch[: end - begin]
             self._base.read_into(begin, whole)
-            self._keep(first, whole)
+            self._keep(first, whole, passing=flight.passing)
             if buffer is not None:
                 low, high = max(begin, start), min(end, start + len(buffer))
                 buffer[low - start : high - start] = whole[low - begin : high - begin]
@@ -295,22 +319,34 @@ class CachedReader:
                     del self._flights[number]
             flight.land()
 
-    def _decoded(self, base: BlockwiseReader, first: int, last: int) -> list[memoryview]:
+    def _decoded(
+        self, base: BlockwiseReader, first: int, last: int, ahead: Ahead | None
+    ) -> list[memoryview]:
         """Return whole blocks; the last one of the disk may be short."""
-        found: dict[int, memoryview] = {}
-
-        def room(number: int) -> memoryview:
-            slot = found[number] = self._slots.take()
-            return slot
-
-        base.read_blocks(first, last, room)
-        views = [self._zero_view] * (last - first)
-        for number, slot in found.items():
-            if slot[0] or slot[-1] or bytes(slot) != self._zeros:
-                views[number - first] = slot.toreadonly()
+        found = None if ahead is None else ahead.decode(first, last, self._slots)
+        if found is None:
+            found = self._decoded_here(base, first, last)
+        views = [self._zero_view if view is None else view for view in found]
         rest = self._size - (last - 1 << self._shift)
         if rest < self._block:
             views[-1] = views[-1][:rest]
+        return views
+
+    def _decoded_here(
+        self, base: BlockwiseReader, first: int, last: int
+    ) -> list[memoryview | None]:
+        """Return whole blocks, None for zeros."""
+        taken: dict[int, memoryview] = {}
+
+        def room(number: int) -> memoryview:
+            slot = taken[number] = self._slots.take()
+            return slot
+
+        base.read_blocks(first, last, room)
+        views: list[memoryview | None] = [None] * (last - first)
+        for number, slot in taken.items():
+            if slot[0] or slot[-1] or bytes(slot) != self._zeros:
+                views[number - first] = slot.toreadonly()
         return views
 
     def _borrow(self) -> memoryview:
@@ -320,26 +356,22 @@ class CachedReader:
         except IndexError:
             return memoryview(mmap.mmap(-1, _RUN_BYTES_MAX))
 
-    def _keep(self, first: int, whole: memoryview) -> None:
+    def _keep(self, first: int, whole: memoryview, *, passing: bool) -> None:
         """Keep a copy of each block: a view of the whole would hold all of it in memory."""
         views = []
         for at in range(0, len(whole), self._block):
             content = bytes(whole[at : at + self._block])
             zero = content == self._zeros
             views.append(self._zero_view if zero else memoryview(content))
-        self._keep_views(first, views, len(whole))
+        self._keep_views(first, views, len(whole), passing=passing)
 
-    def _keep_views(self, first: int, views: list[memoryview], length: int) -> None:
+    def _keep_views(
+        self, first: int, views: list[memoryview], length: int, *, passing: bool
+    ) -> None:
         with self._lock:
             self.statistics.fetched += length
-            for number, view in enumerate(views, first):
-                self._kept[number] = view
-                self.statistics.kept += self._cost(view)
-            while self.statistics.kept > self._limit and self._kept:
-                self.statistics.kept -= self._cost(self._kept.popitem(last=False)[1])
-
-    def _cost(self, view: memoryview) -> int:
-        return _ZERO_BLOCK_COST if view.obj is self._zeros else len(view)
+            self._kept.add(first, views, passing=passing)
+            self.statistics.kept = self._kept.size
 
     def _copy(self, number: int, view: memoryview, start: int, buffer: memoryview) -> None:
         begin = number << self._shift
@@ -357,7 +389,7 @@ class CachedReader:
         """Bring blocks into the cache; those that are there or on their way are passed over."""
         number = first
         while number < last:
-            view, flight, stop = self._find(number, last)
+            view, flight, stop = self._find(number, last, ahead=True)
             if view is None and stop:
                 self._load(number, stop, flight)
             number = max(stop, number + 1)

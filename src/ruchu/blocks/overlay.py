@@ -66,7 +66,7 @@ class Overlay:
         self._file = file
         self.header = self._read_header(identity)
         self._size = self.header.size
-        self._data = self.header.data_offset
+        self._data, self._live = self.header.data_offset, self.header.live_offset
         self._stripes = [threading.Lock() for _ in range(_STRIPES)]
         self._lock = threading.Lock()  # of everything below, for changes
         self._written = BlockSet()
@@ -371,8 +371,10 @@ class Overlay:
         """Set bits in `live`, then in memory, and note the pages for the next flush."""
         for page, low, high in pieces(first, last):
             start, content = self._written.grown(page, low, high)
-            with overlay_file.reporting("writing the bitmap"):
-                self._file.write(self.header.live_offset + page * PAGE_BYTES + start, [content])
+            try:  # not `reporting`, which takes as long as all the rest
+                self._file.write(self._live + page * PAGE_BYTES + start, [content])
+            except OSError as error:
+                raise overlay_file.failure(error, "write cache, writing the bitmap") from None
             self._unstored.add(page)
             self._written.put(page, start, content)
 

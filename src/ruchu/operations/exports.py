@@ -116,10 +116,17 @@ def serving(storages: Storages, request: Request) -> Iterator[Serving]:
     caches = exporting.cache_paths(entries, request.writable)
     control = _Control()
     with contextlib.ExitStack() as stack:
+        # Before anything that has threads, and before files and sockets that must end with us.
+        decoders = stack.enter_context(exporting.decoders_of(found.chain, found.head, entries))
         if request.control is not None:
             stack.enter_context(ControlServer(request.control, control.handlers))
         opened = exporting.opened(
-            found.chain, found.head, entries, caches, cache_bytes=request.cache_bytes
+            found.chain,
+            found.head,
+            entries,
+            caches,
+            cache_bytes=request.cache_bytes,
+            decoders=decoders,
         )
         disks = stack.enter_context(opened)
         control.open(disks)

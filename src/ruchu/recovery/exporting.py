@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruchu.blocks import decoding
 from ruchu.blocks.caching import CachedReader
+from ruchu.blocks.decoding import DecodedAhead, Decoders
 from ruchu.blocks.devices import BlockDevice, PeekingReader
 from ruchu.blocks.overlay import Overlay, Round
 from ruchu.errors import NotFound, UsageError
@@ -15,8 +17,6 @@ from ruchu.repository.chains import Chain
 from ruchu.repository.heads import DiskEntry, Head
 
 CACHE_BYTES_DEFAULT = 256 << 20
-# A boot reads about as much; more would be memory that an export takes and does not use.
-TOUCHED_AHEAD_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ def opened(
     caches: Mapping[str, Path],
     *,
     cache_bytes: int = CACHE_BYTES_DEFAULT,
+    decoders: Decoders | None = None,
 ) -> Iterator[list[OpenedDisk]]:
     """Open disks of a point, with a lease on it for as long.
 
@@ -85,6 +86,7 @@ def opened(
         caches: disk name → write cache; a new one is made where there is none. Disks that are not
             in it are read-only.
         cache_bytes: memory for decoded blocks, over all disks.
+        decoders: of `decoding` for the same disks; None decodes by threads.
 
     Raises:
         NotFound: the point was deleted.
@@ -94,8 +96,9 @@ def opened(
         stack.enter_context(leased(chain, head, "export"))
         share = cache_bytes // max(1, len(entries))
         disks = []
-        for entry in entries:
-            reader = stack.enter_context(_reader(chain, head, entry, share))
+        for number, entry in enumerate(entries):
+            ahead = DecodedAhead(decoders, number) if decoders and decoders.count else None
+            reader = stack.enter_context(_reader(chain, head, entry, share, ahead))
             path = caches.get(entry.name)
             overlay = None
             if path is not None:
@@ -124,10 +127,28 @@ def _identity(chain: Chain, head: Head, entry: DiskEntry) -> str:
     return f"{chain.id}/{head.point}/{entry.name}"
 
 
-def _reader(chain: Chain, head: Head, entry: DiskEntry, cache_bytes: int) -> CachedReader:
-    disk = chain.disk(head, entry)
+def decoders_of(chain: Chain, head: Head, entries: Sequence[DiskEntry]) -> Decoders:
+    """Return processes that decode disks of a point ahead of their readers, to be closed.
+
+    There are none where they bring nothing or could not work: with one core, in a process that has
+    threads already, or on a storage whose connections a forked process may not share.
+    """
+    count = decoding.wanted() if chain.reader.forkable else 0
+    return Decoders(count, lambda number: chain.disk(head, entries[number]))
+
+
+def _reader(
+    chain: Chain,
+    head: Head,
+    entry: DiskEntry,
+    cache_bytes: int,
+    ahead: DecodedAhead | None = None,
+) -> CachedReader:
     return CachedReader(
-        disk, cache_bytes=cache_bytes, block=chain.block_size, touched_ahead=TOUCHED_AHEAD_BYTES
+        chain.disk(head, entry),
+        cache_bytes=cache_bytes,
+        block=chain.block_size,
+        ahead=ahead,
     )
 
 

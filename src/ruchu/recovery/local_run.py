@@ -91,7 +91,9 @@ def running(
         caches = directory if cache is None else cache
         caches.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = exporting.cache_paths(entries, caches)
-        disks = stack.enter_context(exporting.opened(chain, head, entries, paths))
+        decoders = stack.enter_context(exporting.decoders_of(chain, head, entries))
+        opened = exporting.opened(chain, head, entries, paths, decoders=decoders)
+        disks = stack.enter_context(opened)
         server = stack.enter_context(NbdServer(NbdExport(each.key, each.device) for each in disks))
         server.listen_unix(directory / "disks.sock")
         firmware = _firmware(spec, caches) if spec.firmware == "uefi" else None

@@ -15,7 +15,7 @@ from ruchu.chunks.keys import ChainKeys
 from ruchu.errors import Damaged, ObjectMissing, ObjectShort
 from ruchu.repository import layout, maps, moves, packs
 from ruchu.repository.heads import Reference
-from ruchu.storage.contract import Storage
+from ruchu.storage.contract import Storage, is_forkable
 
 # One request: large enough to stream from a disk, small enough for the memory of many threads.
 RUN_BYTES_MAX = 4 << 20
@@ -65,6 +65,11 @@ class PackReader:
         self._moves: dict[int, moves.Moves] = {}
         self._buffers: list[memoryview] = []
         self._lock = threading.Lock()
+
+    @property
+    def forkable(self) -> bool:
+        """Whether a process forked from this one may read, too."""
+        return is_forkable(self._storage)
 
     def cipher(self, pack: int) -> AESGCM | None:
         """Return the cipher of a pack, None if the chain is not encrypted."""

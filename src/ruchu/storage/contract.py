@@ -110,3 +110,11 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Give back handles."""
+
+
+def is_forkable(storage: Storage) -> bool:
+    """Tell whether a process forked from this one may read through it as well.
+
+    A storage says so by an attribute `forkable`; one that has connections must not share them.
+    """
+    return bool(getattr(storage, "forkable", False))

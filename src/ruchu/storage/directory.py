@@ -43,6 +43,8 @@ class DirectoryStorage:
         reserve_bytes: what stays free; see `free_space`.
     """
 
+    forkable = True
+
     def __init__(
         self,
         root: str | os.PathLike[str],

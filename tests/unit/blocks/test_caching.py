@@ -341,8 +341,3 @@ def test_who_waits_for_a_block_gets_it(rng):
         disk.gate.set()
         waiting.join()
         assert found == [disk.content[5:15]]
-
-
-def test_memory_that_was_got_ahead_changes_nothing(blockwise):
-    with cached(blockwise, touched_ahead=64 << 20) as reader:
-        assert content(reader, 0, blockwise.size) == blockwise.content

@@ -100,7 +100,7 @@ def test_closing_ends_the_thread(monkeypatch, error):
                 raise error
             super().madvise(option, start, length)
 
-    monkeypatch.setattr(slots_module, "_arena", lambda: Arena(-1, ARENA_BYTES))
+    monkeypatch.setattr(slots_module, "_private_arena", lambda: (Arena(-1, ARENA_BYTES), 0))
     slots = Slots(SIZE, ahead=ARENA_BYTES, limit=4 * ARENA_BYTES)
     assert came.wait(30)
     slots.close()
