@@ -6,7 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from ruchu.errors import Answered
-from ruchu.web import policy_words
+from ruchu.web import guiding, policy_words
 from ruchu.web.guiding import Standing
 from ruchu.web.language import Language, later
 from ruchu.web.parts import acting, marks, run_words
@@ -158,6 +158,7 @@ async def _saved(visit: Visit, standing: Standing) -> str:
         points = (await visit.api.get("/points", storage=storage, limit=499))["items"]
     except Answered:
         return ""
+    points = guiding.sound(points)
     stored = sum(each["bytes_stored"] or 0 for each in points)
     names = {each["object"] for each in points}
     language = visit.language

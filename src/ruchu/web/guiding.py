@@ -19,8 +19,9 @@ class Standing:
         platform: that machines are on.
         policy: a line of `GET /policies/overview`.
         backup: its newest run.
-        check: the newest verification.
+        check: the newest verification of what that saved: one that began after it had ended.
         clean: whether that found nothing; None while it is not known.
+        proven: whether a point on the storage was verified and is sound.
     """
 
     storage: Found | None = None
@@ -29,6 +30,7 @@ class Standing:
     backup: Found | None = None
     check: Found | None = None
     clean: bool | None = None
+    proven: bool = False
 
     @property
     def step(self) -> str:
@@ -36,7 +38,8 @@ class Standing:
         if self.policy is None:
             missing = [(STORAGE, self.storage), (PLATFORM, self.platform)]
             return next((step for step, thing in missing if thing is None), POLICY)
-        return DONE if self.verified else BACKUP
+        proven = self.proven and self.clean is not False
+        return DONE if self.verified or proven else BACKUP
 
     @property
     def saved(self) -> bool:
@@ -55,8 +58,8 @@ class Standing:
 
     @property
     def wants_check(self) -> bool:
-        """Whether a verification should start: there was none yet on this server."""
-        return self.saved and self.check is None
+        """Whether a verification should start: nothing was ever found sound on this server."""
+        return self.saved and self.check is None and not self.proven
 
 
 def the_storage(storages: Sequence[Found]) -> Found | None:
@@ -75,6 +78,25 @@ def the_policy(policies: Sequence[Found]) -> Found | None:
     if ran:
         return max(ran, key=lambda line: str(line["last"]["created"]))
     return next(iter(policies), None)
+
+
+def the_check(checks: Sequence[Found], policy: Found, backup: Found | None) -> Found | None:
+    """Return the newest verification of what a backup saved; earlier ones tell nothing of it.
+
+    Args:
+        checks: runs of verifications, the newest first.
+        policy: whose storage is verified.
+        backup: the newest run of the policy.
+    """
+    if backup is None or not backup["ended"]:
+        return None
+    later = (each for each in checks if each["created"] >= backup["ended"])
+    return next((each for each in later if each["name"] == policy["storage"]), None)
+
+
+def sound(points: Sequence[Found]) -> list[Found]:
+    """Return the points that a verification found sound."""
+    return [each for each in points if each["verified"] and each["verdict"] == "sound"]
 
 
 def clean(tasks: Sequence[Found]) -> bool | None:

@@ -25,6 +25,9 @@ RUNNING = {"id": "r", "state": "running", "ended": None}
         (Standing(policy=POLICY, backup=GOOD, check=GOOD, clean=False), "backup"),
         (Standing(policy=POLICY, backup=BAD, check=GOOD, clean=True), "backup"),
         (Standing(policy=POLICY, backup=GOOD, check=GOOD, clean=True), "done"),
+        # A server that has long been in use, and backs up just now.
+        (Standing(policy=POLICY, backup=RUNNING, proven=True), "done"),
+        (Standing(policy=POLICY, backup=GOOD, check=GOOD, clean=False, proven=True), "backup"),
     ],
 )
 def test_the_next_step_is_that_of_what_is_missing(standing, step):
@@ -36,8 +39,27 @@ def test_a_verification_starts_once_something_was_saved_and_none_ever_ran():
     assert not Standing(policy=POLICY, backup=RUNNING).wants_check
     assert not Standing(policy=POLICY, backup=BAD).wants_check
     assert not Standing(policy=POLICY, backup=GOOD, check=RUNNING).wants_check
+    assert not Standing(policy=POLICY, backup=GOOD, proven=True).wants_check
     assert Standing(policy=POLICY, backup=BAD).failed
     assert not Standing(policy=POLICY, backup=RUNNING).failed
+
+
+def test_an_earlier_verification_tells_nothing_of_a_backup():
+    before, after = ({"name": "main", "created": day} for day in ("2026-01-01", "2026-01-03"))
+    other = {"name": "offsite", "created": "2026-01-04"}
+    backup = {"ended": "2026-01-02"}
+    assert guiding.the_check([before], POLICY, backup) is None
+    assert guiding.the_check([other, after, before], POLICY, backup) is after
+    assert guiding.the_check([other], POLICY, backup) is None
+    assert guiding.the_check([after], POLICY, {"ended": None}) is None
+    assert guiding.the_check([after], POLICY, None) is None
+
+
+def test_only_points_that_were_looked_at_are_sound():
+    sound = {"verified": "2026", "verdict": "sound"}
+    damaged = {"verified": "2026", "verdict": "damaged"}
+    unseen = {"verified": None, "verdict": ""}
+    assert guiding.sound([damaged, unseen, sound]) == [sound]
 
 
 def test_the_policy_that_ran_last_is_followed():

@@ -73,12 +73,16 @@ class _Guide:
         platform = guiding.the_platform(await api.get("/platforms"))
         policy = guiding.the_policy(await api.get("/policies/overview"))
         backup = policy["last"] if policy is not None else None
-        checks = (await api.get("/runs", kind="verify", limit=1))["items"]
-        check = checks[0] if checks else None
+        if policy is None:
+            return Standing(storage, platform)
+        checks = (await api.get("/runs", kind="verify", limit=50))["items"]
+        check = guiding.the_check(checks, policy, backup)
         clean = None
         if check is not None and check["ended"]:
             clean = guiding.clean(await api.get(f"/runs/{check['id']}/tasks"))
-        return Standing(storage, platform, policy, backup, check, clean)
+        points = (await api.get("/points", storage=policy["storage"], limit=100))["items"]
+        proven = bool(guiding.sound(points))
+        return Standing(storage, platform, policy, backup, check, clean, proven)
 
     async def _draw(self, standing: Standing) -> None:
         self._skip.set_visibility(standing.step != guiding.DONE)

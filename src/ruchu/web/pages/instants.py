@@ -18,6 +18,8 @@ Found = Mapping[str, Any]
 # Each look takes a process on every node.
 LOOK_S, PICTURE_S = 20.0, 20.0
 _SHOWN = "(event) => event.target.parentElement.classList.{act}('ri-there')"
+# What the server says of a node that is not there.
+_AWAY = later("It is not connected.")
 _ACTS = ("migration", "instant-stop")
 STATES: Mapping[str, Mark] = {
     "starting": Mark(later("Starting"), BUSY, "hourglass_top"),
@@ -123,7 +125,8 @@ class Board:
         if not silent:
             return
         names = ", ".join(each["name"] for each in silent)
-        why = " ".join(dict.fromkeys(each["why"] for each in silent))
+        reasons = dict.fromkeys(each["why"] for each in silent)
+        why = " ".join(say(_AWAY) if each == _AWAY else each for each in reasons)
         with self._silent, ui.element("div").classes("rt-notice").props("role=status"):
             ui.icon("link_off").props("aria-hidden=true")
             with ui.element("div"):

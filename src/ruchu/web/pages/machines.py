@@ -74,7 +74,7 @@ def _listing(visit: Visit, filters: Filters, count: ui.label, *, some: bool) -> 
         Column("name", say("Name")),
         Column("state", say("State")),
         Column("size", say("Disks"), "right"),
-        Column("newest", say("Newest point")),
+        Column("newest", say("Newest point"), classes="nowrap"),
         Column("protection", say("Policy")),
     ]
     return listing.Listing(

@@ -20,6 +20,7 @@ from ruchu.web.parts import (
     listing,
     marks,
     resources,
+    run_words,
 )
 from ruchu.web.parts.listing import Column
 from ruchu.web.visiting import Visit, page
@@ -304,7 +305,7 @@ def _tasks(visit: Visit, path: str) -> listing.Listing:
         )
         return {
             "id": task["id"], "name": {"text": task["label"] or task["kind"], "link": f"/runs/{task['run']}"},
-            "kind": marks.kind(visit.language, task["kind"]), "phase": task["phase"] or "–",
+            "kind": marks.kind(visit.language, task["kind"]), "phase": run_words.phase(visit.language, task["phase"]) or "–",
             "progress": cell, "since": visit.language.ago(task["sent"], visit.now),
         }  # fmt: skip
 

@@ -106,7 +106,7 @@ async def _protection(visit: Visit) -> None:
     columns = [
         Column("name", say("Machine")),
         Column("policies", say("Policies")),
-        Column("newest", say("Newest point")),
+        Column("newest", say("Newest point"), classes="nowrap"),
         Column("met", say("RPO")),
         Column("points", say("Points"), "right"),
         Column("stored", say("Stored"), "right"),

@@ -127,7 +127,7 @@ async def _by_time(visit: Visit) -> None:
     ui.label(say("For every machine, its newest point that is not younger.")).classes("r-lead")
     columns = [
         Column("name", say("Name")),
-        Column("time", say("Point")),
+        Column("time", say("Point"), classes="nowrap"),
         Column("kind", say("Kind")),
         Column("storages", say("Storages")),
     ]
@@ -272,7 +272,7 @@ class _Points:
         timeline.show(days)
         self._chosen = ui.element("div").classes("rt-chosen")
         columns = [
-            Column("time", say("Point")),
+            Column("time", say("Point"), classes="nowrap"),
             Column("kind", say("Kind")),
             Column("state", say("State")),
             Column("size", say("Size"), "right", "nowrap"),

@@ -17,6 +17,10 @@ from ruchu.web.visiting import Visit, page
 Found = Mapping[str, Any]
 # What `POST /points/delete` takes at once.
 POINTS_MAX = 500
+_TIME = """
+<q-td :props="props">{{ props.value }}
+  <div v-if="props.row.kept" class="r-sub rt-kept">{{ props.row.kept }}</div></q-td>
+"""
 _BOX = '<q-checkbox v-model="props.selected" :aria-label="{label}" {more}></q-checkbox>'
 DEPTHS: Mapping[str, tuple[str, str]] = {
     "structural": (later("Quick"), later("Every part is there, and is what was written down.")),
@@ -302,6 +306,7 @@ class _Deletion:
             # What is kept anyway cannot be chosen; each box says what it chooses.
             self._table.add_slot("header-selection", _BOX.format(
                 label=json.dumps(say("Choose all")).replace('"', "'"), more=""))  # fmt: skip
+            self._table.add_slot("body-cell-time", _TIME)
             self._table.add_slot("body-selection", _BOX.format(
                 label="props.row.time", more=':disable="!!props.row.kept"'))  # fmt: skip
         self._show()

@@ -61,7 +61,7 @@ def _listing(visit: Visit, filters: Filters) -> listing.Listing:
     columns = [
         Column("name", say("Job")),
         Column("state", say("State")),
-        Column("started", say("Started")),
+        Column("started", say("Started"), classes="nowrap"),
         Column("duration", say("Duration"), "right", "nowrap"),
         Column("read", say("Read"), "right", "nowrap"),
         Column("stored", say("Stored"), "right", "nowrap"),

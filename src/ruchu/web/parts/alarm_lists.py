@@ -19,7 +19,7 @@ async def open_alarms(visit: Visit) -> None:
     columns = [
         Column("headline", say("Alarm")),
         Column("severity", say("Severity")),
-        Column("since", say("Since")),
+        Column("since", say("Since"), classes="nowrap"),
         Column("count", say("Times"), "right"),
         Column("state", say("Looked after")),
     ]

@@ -66,7 +66,7 @@ class AlarmView:
             if hint := alarm_words.hint(language, alarm):
                 with ui.element("div").classes("r-note"):
                     ui.label(visit.say("What to do")).classes("r-trouble")
-                    ui.label(hint)
+                    ui.label(hint.replace("`", ""))
             with ui.element("div").classes("r-grid"):
                 with headings.card(visit.say("About this alarm"), "r-6 r-whole"):
                     headings.facts(self._pairs())

@@ -9,6 +9,8 @@ from nicegui import ui
 from ruchu.web.visiting import Visit
 
 ROWS = 25
+# So many columns have no room beside one another on a tablet.
+MANY = 7
 
 # A cell is its text, or an object with `text` and, as far as wanted: `link` (an address), `sub` (a
 # second line), `tone` and `icon` (a mark), `bar` (0 to 1, with `tone`).
@@ -92,7 +94,8 @@ class Listing:
             shown.append(
                 {"name": "acts", "label": "", "field": "id", "align": "right", "classes": ""}
             )
-        with ui.element("div").classes("r-listing"):
+        many = " r-many" if len(shown) >= MANY else ""
+        with ui.element("div").classes(f"r-listing{many}"):
             self._table = ui.table(columns=shown, rows=[], row_key="id")
             self._table.props("flat hide-bottom hide-pagination")
             if label:
