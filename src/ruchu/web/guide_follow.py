@@ -131,7 +131,7 @@ async def done(visit: Visit, standing: Standing) -> None:
     say, language = visit.say, visit.language
     with ui.element("section").classes("r-guide-done").props("data-test=guide-done"):
         ui.icon("verified").props("aria-hidden=true")
-        ui.label(say("Your machines are protected.")).classes("r-guide-done-title").props(
+        ui.label(say("A first backup is verified.")).classes("r-guide-done-title").props(
             "role=heading aria-level=2"
         )
         ui.label(await _saved(visit, standing)).classes("r-guide-done-text")
