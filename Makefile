@@ -79,7 +79,7 @@ faults: setup judges ## search for failures under injected faults: make faults S
 LONG := tests/system/test_guest_kernel_files.py tests/system/test_machine_killed.py \
     tests/system/test_server_chaos.py tests/system/test_export_time.py tests/system/test_scale.py \
     tests/system/test_rebuild_time.py tests/system/test_console_walk.py \
-    tests/system/test_console_pages.py
+    tests/system/test_console_pages.py tests/unit/repository/test_verifying.py
 long: setup judges ## run the longest tests at full length: 20,000 files, 10,000 points, 50 kills, all looks
 	@RUCHU_PROFILE=faults RUCHU_KILLS=50 \
 	    $(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) $(ARGS) $(LONG)

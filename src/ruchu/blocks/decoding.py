@@ -14,6 +14,7 @@ import contextlib
 import gc
 import os
 import queue
+import select
 import signal
 import socket
 import struct
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 DECODERS_MAX: Final = 4
 # Blocks of a request.
 BLOCKS_MAX: Final = 64
+# Decoding a request takes a hundredth of it.
+_END_S: Final = 2.0
 _HEAD: Final = struct.Struct("=IQ")
 _PLACE_BYTES: Final = 8
 _REQUEST_MAX: Final = _HEAD.size + BLOCKS_MAX * _PLACE_BYTES
@@ -50,12 +53,11 @@ class Decoders:
     """Processes that decode blocks into shared memory. A context manager.
 
     Args:
-        count: how many; none is well.
+        count: how many; none is well, and there are fewer where the system gives no more.
         open_disk: opens a disk by its number; called in the processes, once for each disk.
     """
 
     def __init__(self, count: int, open_disk: "Callable[[int], BlockwiseReader]") -> None:
-        self.count = count
         self.memory = SharedMemory()
         self._lines: list[socket.socket] = []
         self._processes: list[int] = []
@@ -65,13 +67,21 @@ class Decoders:
         try:
             for _ in range(count):
                 self._fork(open_disk)
+        except OSError:  # no room for another process
+            pass
         finally:
             gc.unfreeze()
+        self.count = len(self._processes)
 
     def _fork(self, open_disk: "Callable[[int], BlockwiseReader]") -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Spawned ones would take half a second each, and would have to be told keys.
-        process = os.fork()  # noqa: TID251
+        try:
+            process = os.fork()  # noqa: TID251
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if not process:
             for line in (ours, *self._lines):
                 line.close()
@@ -102,8 +112,7 @@ class Decoders:
         for line in self._lines:
             line.close()
         while self._processes:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._processes.pop(), 0)
+            _reap(self._processes.pop())
         self.memory.close()
 
     def decode(self, disk: int, first: int, slots: list[tuple[memoryview, int]]) -> bytes | None:
@@ -128,6 +137,19 @@ class Decoders:
             # One that is gone answers nothing at once, and so does whoever asks it next.
             self._idle.put(line)
         return answer if len(answer) == len(slots) else None
+
+
+def _reap(process: int) -> None:
+    """Wait for a process that was told to end; one that a storage holds is killed, and left."""
+    with contextlib.suppress(ChildProcessError, ProcessLookupError):
+        watched = os.pidfd_open(process)
+        try:
+            if not select.select([watched], [], [], _END_S)[0]:
+                os.kill(process, signal.SIGKILL)
+                select.select([watched], [], [], _END_S)
+        finally:
+            os.close(watched)
+        os.waitpid(process, os.WNOHANG)
 
 
 def _live(

@@ -198,6 +198,31 @@ def test_they_end_with_the_context(disk):
     decoders.close()
 
 
+def test_one_that_hangs_does_not_hold_up_the_end(disk, monkeypatch):
+    monkeypatch.setattr(decoding, "_END_S", 0.2)
+    with Decoders(1, lambda number: disk) as decoders:
+        (process,) = decoders.processes
+        os.kill(process, signal.SIGSTOP)
+    assert is_gone(process)
+
+
+def test_there_are_as_many_as_the_system_gives(disk, monkeypatch):
+    fork, made = os.fork, []
+
+    def scarce():
+        if made:
+            raise BlockingIOError
+        made.append(fork())
+        return made[0]
+
+    monkeypatch.setattr(os, "fork", scarce)
+    with Decoders(3, lambda number: disk) as decoders:
+        assert decoders.count == 1
+        slots = Slots(BLOCK, shared=decoders.memory)
+        found = DecodedAhead(decoders, 0).decode(0, 2, slots)
+        assert found == [disk.content[:BLOCK], disk.content[BLOCK : 2 * BLOCK]]
+
+
 def test_none_is_well():
     with Decoders(0, lambda number: pytest.fail("nobody asks")) as decoders:
         assert decoders.processes == ()
