@@ -397,13 +397,16 @@ class Overlay:
                 saved = [(page, self._written.page(page)) for page in sorted(stored)]
                 self._unsynced = False
             try:
-                self._sync()
+                self._sync_data()
                 self._store_bitmap(saved)
             except BaseException:
                 with self._lock:
                     self._unstored |= stored
                     self._unsynced = True
                 raise
+
+    def _sync_data(self) -> None:
+        self._sync()
 
     def _store_bitmap(self, saved: list[tuple[int, bytes]]) -> None:
         """Write pages of `durable` and wait for them."""
