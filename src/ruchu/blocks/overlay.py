@@ -30,8 +30,7 @@ _STRIPES = 64
 _STRIPE_SHIFT = 20
 # Zeros are written in pieces of this where a range has no whole block or the base shows through.
 _ZEROS = memoryview(bytes(BLOCK))
-# The bitmap is read in pieces of this at opening.
-_LOAD_BYTES = 1 << 20
+_LOAD_BYTES = 1 << 20  # the bitmap is read in pieces of it at opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,8 +469,7 @@ class Overlay:
 
     def _load(self, offset: int) -> None:
         """Add a bitmap of the file to the set in memory; only what is allocated is read."""
-        known = self.header.bitmap_bytes
-        for start, end in self._file.data_ranges(offset, offset + known):
+        for start, end in self._file.data_ranges(offset, offset + self.header.bitmap_bytes):
             first = (start - offset) // PAGE_BYTES * PAGE_BYTES
             last = -(-(end - offset) // PAGE_BYTES) * PAGE_BYTES
             for at in range(first, last, _LOAD_BYTES):
