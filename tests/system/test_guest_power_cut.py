@@ -66,9 +66,11 @@ def run(*words):
 
 
 def said_of(image, judge):
+    """Return what a judge says of an image; its threads say it in an order of their own."""
     done = subprocess.run([*judge.split(), image], capture_output=True, check=False, timeout=250)
     name = bytes(image)
-    return done.returncode, done.stdout.replace(name, b""), done.stderr.replace(name, b"")
+    said = (done.stdout + done.stderr).replace(name, b"")
+    return done.returncode, sorted(said.splitlines())
 
 
 @pytest.fixture(scope="module")
