@@ -6,10 +6,8 @@ import pytest
 from playwright.sync_api import expect
 
 from ruchu import commands
-from ruchu.platforms.libvirt import domain_xml
 from ruchu.testing import browsers
-from ruchu.testing.guests import builder
-from ruchu.testing.guests import guest as guests
+from ruchu.testing.guests import bare
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -21,26 +19,10 @@ SOON_MS = 90_000
 @pytest.fixture
 def machine(libvirt_uri, home):
     """Yield the name of a machine that has a display and nothing to boot; what it became goes."""
-    import libvirt  # noqa: PLC0415 - an extra
-
-    identity = domain_xml.new_uuid()
-    name, image = f"ruchu-r-{identity[:8]}", home / "disk.qcow2"
-    made = ["qemu-img", "create", "-q", "-f", "qcow2", str(image), "32M"]
-    commands.run(made, timeout_s=30)
-    connection = libvirt.open(libvirt_uri)
-    connection.defineXML(
-        f"<domain type='{builder.machine_type()}'><name>{name}</name><uuid>{identity}</uuid>"
-        "<memory unit='MiB'>32</memory><vcpu>1</vcpu>"
-        "<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>"
-        f"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-        f"<source file='{image}'/><target dev='vda' bus='virtio'/></disk>"
-        "<video><model type='vga'/></video><memballoon model='none'/></devices></domain>"
-    )
-    yield name
-    for domain in connection.listAllDomains(0):
-        if domain.name().startswith(name):
-            guests.remove(libvirt_uri, domain.UUIDString())
-    connection.close()
+    image = home / "disk.qcow2"
+    commands.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "32M"], timeout_s=30)
+    with bare.machine(libvirt_uri, image) as name:
+        yield name
 
 
 def saved(server, home, uri, machine):

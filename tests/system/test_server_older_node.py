@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from ruchu import commands
-from ruchu.platforms.libvirt import domain_xml
 from ruchu.testing import servers
-from ruchu.testing.guests import builder
-from ruchu.testing.guests import guest as guests
+from ruchu.testing.guests import bare
 from ruchu.testing.servers import Server
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -41,29 +39,13 @@ def earlier(tmp_path_factory):
 @pytest.fixture
 def machine(libvirt_uri, home):
     """Yield the name of a machine that is off, with something on its disk."""
-    import libvirt  # noqa: PLC0415 - an extra
-
-    identity = domain_xml.new_uuid()
-    name, image = f"ruchu-o-{identity[:8]}", home / "disk.qcow2"
-    raw = home / "disk.raw"
+    image, raw = home / "disk.qcow2", home / "disk.raw"
     raw.write_bytes(bytes(range(256)) * (8 << 12))
     commands.run(
         ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(image)], timeout_s=60
     )
-    connection = libvirt.open(libvirt_uri)
-    connection.defineXML(
-        f"<domain type='{builder.machine_type()}'><name>{name}</name><uuid>{identity}</uuid>"
-        "<memory unit='MiB'>32</memory><vcpu>1</vcpu>"
-        "<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>"
-        f"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-        f"<source file='{image}'/><target dev='vda' bus='virtio'/></disk>"
-        "<memballoon model='none'/></devices></domain>"
-    )
-    yield name
-    for domain in connection.listAllDomains(0):
-        if domain.name().startswith(name):
-            guests.remove(libvirt_uri, domain.UUIDString())
-    connection.close()
+    with bare.machine(libvirt_uri, image) as name:
+        yield name
 
 
 def test_a_node_of_before_does_its_work(earlier, libvirt_uri, home, machine):
