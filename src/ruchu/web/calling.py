@@ -4,6 +4,7 @@ Every page asks the application itself, with the word of the session that its br
 rights, audit and limits of the API hold for the console without being written a second time.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from ruchu.api.shielding import INSIDE
 from ruchu.errors import Answered
 
 PREFIX = "/api/v1"
+# Who presses a button twice has done so by then.
+TWICE_S = 1.0
+_UNDOING = {"PUT", "PATCH", "DELETE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Api:
     word: str
     client: tuple[str, int] = ("", 0)
     agent: str = ""
+    _sent: dict[str, asyncio.Future[Answer]] = field(default_factory=dict, compare=False)
 
     async def get(self, path: str, **query: Any) -> Any:
         """Return the body of an answer.
@@ -83,10 +88,24 @@ class Api:
     async def post(self, path: str, body: Any = None, **query: Any) -> Any:
         """Send a body and return that of the answer.
 
+        Whoever presses a button twice does not start two restores: the same again, while the first
+        one waits for its answer or had a good one just now, gets that answer.
+
         Raises:
             Answered: the API refused.
         """
-        return (await self.call("POST", path, body, query=query)).body
+        same = json.dumps([path, body, query], sort_keys=True, default=str)
+        first = self._sent.get(same)
+        if first is None:
+            first = asyncio.ensure_future(self.call("POST", path, body, query=query))
+            self._sent[same] = first
+            first.add_done_callback(lambda ended: self._answered(same, ended))
+        # Who leaves takes along the wait, and not what another press waits for.
+        return (await asyncio.shield(first)).body
+
+    def _answered(self, same: str, ended: asyncio.Future[Answer]) -> None:
+        good = not ended.cancelled() and ended.exception() is None
+        asyncio.get_running_loop().call_later(TWICE_S if good else 0, self._sent.pop, same, None)
 
     async def post_once(self, path: str, body: Any, key: str) -> Any:
         """Send a body; what was sent with the same key before is not carried out again.
@@ -129,6 +148,9 @@ class Api:
         Raises:
             Answered: the API refused.
         """
+        if method in _UNDOING:  # what was made before may be gone: making it again is no repetition
+            for same in [each for each, answer in self._sent.items() if answer.done()]:
+                del self._sent[same]
         sent = b"" if body is None else json.dumps(body).encode()
         heard = _Heard()
         waiting = [{"type": "http.request", "body": sent, "more_body": False}]

@@ -1,5 +1,6 @@
 """The steps of the first-run guide, each of which makes one thing."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +173,7 @@ class _FirstPolicy:
     def __init__(self, step: Step, standing: Standing) -> None:
         self._step = step
         self._visit = step.visit
+        self._turn = asyncio.Lock()
         self._form = policy_form.fresh(step.visit.language.zone)
         self._form.mode = policy_form.ALL
         self._form.name = step.visit.say("Nightly")
@@ -201,15 +203,24 @@ class _FirstPolicy:
 
     async def _chosen(self, event: Any) -> None:
         self._form.mode = event.value
+        async with self._turn:
+            await self._select()
+            await self._count()
+
+    async def _select(self) -> None:
+        """Show what belongs to the way to select; the caller has the turn."""
         self._body.clear()
-        if event.value == policy_form.PICK:
+        if self._form.mode == policy_form.PICK:
             with self._body:
                 picker = Picker(self._visit, self._form.platform, self._form.machines, self._ticked)
                 await self._visit.guarded(picker.refresh)
-        await self._count()
 
     def _ticked(self) -> None:
-        ui.timer(0.01, lambda: self._visit.guarded(self._count), once=True)
+        ui.timer(0.01, lambda: self._visit.guarded(self._recount), once=True)
+
+    async def _recount(self) -> None:
+        async with self._turn:
+            await self._count()
 
     async def _count(self) -> None:
         asked = {"selection": policy_form.selection(self._form)}

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from ruchu.errors import Answered
+from ruchu.web import calling
 from ruchu.web.calling import Api, part
 
 
@@ -72,3 +73,84 @@ def test_a_refusal_is_an_error_with_its_words(app):
     assert (caught.value.status, caught.value.reason, caught.value.advice) == (
         409, "in-use", "Wait.",
     )  # fmt: skip
+
+
+@pytest.fixture
+def jobs():
+    """Yield an application that starts jobs, and what was started."""
+    app, done = FastAPI(), []
+
+    @app.post("/api/v1/runs")
+    async def post(request: Request):
+        done.append(await request.json())
+        number, status = len(done), 409 if done[-1] == "no" else 201
+        await asyncio.sleep(0)
+        return JSONResponse({"number": number, "status": status}, status_code=status)
+
+    @app.delete("/api/v1/runs/{number}", status_code=204)
+    def delete(number: int):
+        return Response(status_code=204)
+
+    return app, done
+
+
+def test_the_same_sent_twice_is_done_once(jobs):
+    app, done = jobs
+
+    async def pressing():
+        api = Api(app, "word")
+        told = await asyncio.gather(*(api.post("/runs", body) for body in ("a", "a", "b")))
+        assert [each["number"] for each in told] == [1, 1, 2]
+        assert (await api.post("/runs", "a"))["number"] == 1  # the page has not gone on yet
+        assert (await Api(app, "word").post("/runs", "a"))["number"] == 3  # of another page
+        await api.delete("/runs/1")
+        assert (await api.post("/runs", "a"))["number"] == 4
+
+    asyncio.run(pressing())
+    assert done == ["a", "b", "a", "a"]
+
+
+def test_the_same_sent_later_is_done_anew(jobs, monkeypatch):
+    app, _ = jobs
+    monkeypatch.setattr(calling, "TWICE_S", 0)
+
+    async def pressing():
+        api = Api(app, "word")
+        assert (await api.post("/runs", "a"))["number"] == 1
+        await asyncio.sleep(0)
+        assert (await api.post("/runs", "a"))["number"] == 2
+
+    asyncio.run(pressing())
+
+
+def test_what_was_refused_is_tried_again(jobs):
+    app, done = jobs
+
+    async def pressing():
+        api = Api(app, "word")
+        pair = (api.post("/runs", "no") for _ in range(2))
+        told = await asyncio.gather(*pair, return_exceptions=True)
+        assert [type(each) for each in told] == [Answered, Answered]
+        assert done == ["no"]
+        await asyncio.sleep(0)
+        with pytest.raises(Answered):
+            await api.post("/runs", "no")
+
+    asyncio.run(pressing())
+    assert done == ["no", "no"]
+
+
+def test_who_leaves_takes_nothing_from_another_press(jobs):
+    app, done = jobs
+
+    async def pressing():
+        api = Api(app, "word")
+        leaving = asyncio.create_task(api.post("/runs", "c"))
+        await asyncio.sleep(0)
+        staying = asyncio.create_task(api.post("/runs", "c"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert (await staying)["number"] == 1
+
+    asyncio.run(pressing())
+    assert done == ["c"]

@@ -1,5 +1,6 @@
 """The wizard that makes and changes policies: what, where, when, how long, how, review."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,9 @@ class _Wizard:
         self._visit = desk.visit
         self._title = title
         self._kept = kept
+        # A step may have to ask the server first: who presses twice goes on by two, one after the
+        # other, and no step is drawn into another one.
+        self._turn = asyncio.Lock()
         names = [step.name for step in _STEPS]
         wanted = desk.visit.query.get("step", "")
         self._at = names.index(wanted) if wanted in names else 0
@@ -116,7 +120,8 @@ class _Wizard:
                     text = say("Save") if self._kept is not None else say("Create the policy")
                     self._save = self._save_button(text, "save")
         self._desk.drawn = self._draw_rail
-        await self._open()
+        async with self._turn:
+            await self._open()
         ui.timer(PREVIEW_S, self._desk.look)
 
     def _save_button(self, text: str, name: str) -> Any:
@@ -129,23 +134,30 @@ class _Wizard:
     # Steps.
 
     async def _go_to(self, at: int) -> None:
+        async with self._turn:
+            await self._turn_to(at)
+
+    async def _turn_to(self, at: int) -> None:
+        """Show a step; the caller has the turn."""
         self._desk.checked.add(_STEPS[self._at].name)
         self._at = at
         tabbing.address(self._visit, {**self._visit.query, "step": _STEPS[at].name})
         await self._open()
 
     async def _go_back(self) -> None:
-        await self._go_to(max(0, self._at - 1))
+        async with self._turn:
+            await self._turn_to(max(0, self._at - 1))
 
     async def _go_on(self) -> None:
         """Show the next step, unless something is wrong in this one."""
-        name = _STEPS[self._at].name
-        self._desk.checked.add(name)
-        if any(policy_form.step_of(each) == name for each in self._desk.problems()):
-            self._desk.mark()
-            self._draw_rail()
-            return
-        await self._go_to(min(len(_STEPS) - 1, self._at + 1))
+        async with self._turn:
+            name = _STEPS[self._at].name
+            self._desk.checked.add(name)
+            if any(policy_form.step_of(each) == name for each in self._desk.problems()):
+                self._desk.mark()
+                self._draw_rail()
+                return
+            await self._turn_to(min(len(_STEPS) - 1, self._at + 1))
 
     async def _open(self) -> None:
         step, last = _STEPS[self._at], self._at == len(_STEPS) - 1

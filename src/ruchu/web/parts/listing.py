@@ -1,5 +1,6 @@
 """Tables that a server pages: rows on a screen, cards on a phone, links that can be opened."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,8 @@ class Listing:
         self._marks = [""]
         self._next: str | None = None
         self._nothing = nothing
+        # What is shown last is what was asked for last, whichever answer comes first.
+        self._turn = asyncio.Lock()
         shown = [{"name": each.name, "label": each.label, "field": each.name, "align": each.align,
                   "classes": each.classes} for each in columns]  # fmt: skip
         if on_act is not None:
@@ -112,6 +115,11 @@ class Listing:
 
     async def refresh(self) -> None:
         """Show the rows of this page as they are now."""
+        async with self._turn:
+            await self._fill()
+
+    async def _fill(self) -> None:
+        """Fetch the rows of this page and show them; the caller has the turn."""
         rows, self._next = await self._fetch(self._marks[-1], ROWS)
         self._table.rows = [dict(row) for row in rows]
         self._table.update()
@@ -130,18 +138,21 @@ class Listing:
 
     async def restart(self) -> None:
         """Show the first page anew, as after another filter was chosen."""
-        self._marks = [""]
-        await self.refresh()
+        async with self._turn:
+            self._marks = [""]
+            await self._fill()
 
     async def _go_on(self) -> None:
-        if self._next is not None:
-            self._marks.append(self._next)
-            await self.refresh()
+        async with self._turn:
+            if self._next is not None:
+                self._marks.append(self._next)
+                await self._fill()
 
     async def _go_back(self) -> None:
-        if len(self._marks) > 1:
-            self._marks.pop()
-            await self.refresh()
+        async with self._turn:
+            if len(self._marks) > 1:
+                self._marks.pop()
+                await self._fill()
 
 
 def _arrow(icon: str, label: str, go: Callable[[], Awaitable[None]]) -> Any:

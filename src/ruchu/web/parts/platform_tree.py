@@ -1,5 +1,6 @@
 """The tree of a platform: hosts, folders, machines, disks; each level fetched when it is opened."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,7 @@ class PlatformTree:
         self._loaded: set[str] = set()
         # Where the machines below a node go on.
         self._following: dict[str, str | None] = {}
+        self._turn = asyncio.Lock()
         self._place = ui.element("div").classes("r-wide")
         with self._place:
             self._tree = ui.tree([], on_expand=self._opened, on_select=self._chosen)
@@ -117,6 +119,10 @@ class PlatformTree:
 
     async def refresh(self) -> None:
         """Show the hosts as they are now; what was open is closed."""
+        async with self._turn:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         path = f"/platforms/{part(self._platform)}/tree"
         self._nodes = top(self._visit.language, await self._visit.api.get(path))
         self._loaded.clear()
@@ -132,9 +138,10 @@ class PlatformTree:
         self._tree.update()
 
     async def _opened(self, event: Any) -> None:
-        for node in [each for each in _walk(self._nodes) if each["id"] in set(event.value)]:
-            await self._visit.guarded(self._loading(node))
-        self._redraw()
+        async with self._turn:
+            for node in [each for each in _walk(self._nodes) if each["id"] in set(event.value)]:
+                await self._visit.guarded(self._loading(node))
+            self._redraw()
 
     def _loading(self, node: Node) -> Callable[[], Awaitable[None]]:
         async def load() -> None:
@@ -171,8 +178,16 @@ class PlatformTree:
         self._tree.deselect()
         if not chosen.startswith("more/"):
             return
-        above = next(each for each in _walk(self._nodes) if each["id"] == chosen[len("more/") :])
-        more = await self._machines(above, self._following[above["id"]] or "")
+        async with self._turn:
+            await self._more(chosen[len("more/") :])
+
+    async def _more(self, identity: str) -> None:
+        """Put the next machines below a node in place of the line that asks for them."""
+        above = next((each for each in _walk(self._nodes) if each["id"] == identity), None)
+        following = self._following.get(identity)
+        if above is None or following is None:
+            return  # whoever pressed twice has them all, or the listing is another one by now
+        more = await self._machines(above, following)
         above["children"] = above["children"][:-1] + more
         self._redraw()
 

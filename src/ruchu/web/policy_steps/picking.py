@@ -1,5 +1,6 @@
 """A list of machines to tick, searched and paged by the server."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,9 @@ class Picker:
         self._marks = [""]
         self._next: str | None = None
         self._shown: list[Mapping[str, Any]] = []
+        # By id: the machine that a row shows, the row, and its box.
+        self._rows: dict[str, tuple[Mapping[str, Any], Any, Any]] = {}
+        self._turn = asyncio.Lock()
         say = visit.say
         with ui.element("div").classes("r-picker"):
             with ui.element("div").classes("r-tools"):
@@ -37,6 +41,8 @@ class Picker:
                 self._count = ui.label("").classes("muted").props("aria-live=polite")
             self._list = ui.element("div").classes("r-pick-list").props("role=group")
             self._list.props(f'aria-label="{say("Machines")}"')
+            self._nothing = ui.label(say("No machine is like this.")).classes("muted")
+            self._nothing.set_visibility(False)
             with ui.element("div").classes("r-pager") as self._pager:
                 self._where = ui.label("")
                 self._back = self._arrow("chevron_left", say("Previous page"), self._go_back)
@@ -50,6 +56,11 @@ class Picker:
 
     async def refresh(self) -> None:
         """Show this page of the machines as they are now."""
+        async with self._turn:
+            await self._fill()
+
+    async def _fill(self) -> None:
+        """Fetch this page of the machines and show it; the caller has the turn."""
         text = (self._search.value or "").strip() or None
         found = await self._visit.api.get(
             "/machines", platform=self._platform, text=text, after=self._marks[-1], limit=_ROWS
@@ -58,12 +69,21 @@ class Picker:
         self._draw()
 
     def _draw(self) -> None:
-        self._list.clear()
-        with self._list:
-            for machine in self._shown:
-                self._row(machine)
-            if not self._shown:
-                ui.label(self._visit.say("No machine is like this.")).classes("muted")
+        """Show the machines; a row that stays is the same one: who presses it just now has it."""
+        wanted = {machine["id"]: machine for machine in self._shown}
+        for identity, (machine, row, _) in list(self._rows.items()):
+            if wanted.get(identity) != machine:
+                row.delete()
+                del self._rows[identity]
+        for place, (identity, machine) in enumerate(wanted.items()):
+            if identity not in self._rows:
+                with self._list:
+                    self._rows[identity] = (machine, *self._row(machine))
+            _, row, box = self._rows[identity]
+            if self._list.default_slot.children.index(row) != place:
+                row.move(target_index=place)
+            box.set_value(self._is_chosen(machine))
+        self._nothing.set_visibility(not wanted)
         first = len(self._marks) == 1
         self._pager.set_visibility(self._next is not None or not first)
         self._where.set_text(self._visit.say("Page {number}", number=len(self._marks)))
@@ -71,9 +91,10 @@ class Picker:
         self._on.set_enabled(self._next is not None)
         self._say_count()
 
-    def _row(self, machine: Mapping[str, Any]) -> None:
+    def _row(self, machine: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Make the row of a machine; return it and its box."""
         language = self._visit.language
-        with ui.element("div").classes("r-pick-row"):
+        with ui.element("div").classes("r-pick-row") as row:
             box = ui.checkbox(
                 machine["name"], value=self._is_chosen(machine),
                 on_change=lambda event: self._tick(machine, chosen=bool(event.value)),
@@ -83,6 +104,7 @@ class Picker:
             marks.show(mark, language)
             ui.label(machine["host"]).classes("muted r-pick-more")
             ui.label(language.size(machine["disk_size"])).classes("muted r-pick-size")
+        return row, box
 
     def _is_chosen(self, machine: Mapping[str, Any]) -> bool:
         return machine["id"] in self._chosen or machine["name"] in self._chosen
@@ -115,15 +137,27 @@ class Picker:
         self._changed()
 
     async def _restart(self) -> None:
-        self._marks = [""]
-        await self._visit.guarded(self.refresh)
+        await self._visit.guarded(self._first)
+
+    async def _first(self) -> None:
+        async with self._turn:
+            self._marks = [""]
+            await self._fill()
 
     async def _go_on(self) -> None:
-        if self._next is not None:
-            self._marks.append(self._next)
-            await self._visit.guarded(self.refresh)
+        await self._visit.guarded(self._following)
+
+    async def _following(self) -> None:
+        async with self._turn:
+            if self._next is not None:
+                self._marks.append(self._next)
+                await self._fill()
 
     async def _go_back(self) -> None:
-        if len(self._marks) > 1:
-            self._marks.pop()
-            await self._visit.guarded(self.refresh)
+        await self._visit.guarded(self._preceding)
+
+    async def _preceding(self) -> None:
+        async with self._turn:
+            if len(self._marks) > 1:
+                self._marks.pop()
+                await self._fill()

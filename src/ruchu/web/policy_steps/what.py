@@ -1,5 +1,6 @@
 """What a policy protects: machines that are ticked, a rule, or everything."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class _What:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._form = desk.form
+        self._turn = asyncio.Lock()
 
     async def show(self) -> None:
         desk, say = self._desk, self._desk.visit.say
@@ -70,6 +72,11 @@ class _What:
         await self._draw()
 
     async def _draw(self) -> None:
+        """Show what belongs to the way to select; one choice after the other."""
+        async with self._turn:
+            await self._redraw()
+
+    async def _redraw(self) -> None:
         form, say = self._form, self._desk.visit.say
         self._help.set_text(say(_HELP[form.mode]))
         self._body.clear()
