@@ -1,4 +1,7 @@
-"""Who presses faster than the server answers gets what they pressed for, and nothing else."""
+"""Who presses faster than the server answers gets what they pressed for, and nothing else.
+
+And who presses what cannot be done any more is told so.
+"""
 
 import re
 
@@ -14,6 +17,8 @@ from ruchu.testing import browsers
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 MACHINES = [f"web-{number:02}" for number in range(60)]
+# As the scripts of the console itself ask.
+OWN = {"x-ruchu-request": "1"}
 # Both presses are on their way before the answer to the first one is.
 TWICE = "(button) => { button.click(); button.click(); }"
 
@@ -132,3 +137,21 @@ def test_what_is_created_twice_is_there_once_and_nothing_is_amiss(console, page)
     expect(page.locator(".r-problem")).to_have_count(0)
     done = [(each["action"], each["outcome"]) for each in console.server.get("/audit")["items"]]
     assert [each for each in done if each[0].startswith("policy.")] == [("policy.add", "done")]
+
+
+def test_whoever_looks_at_what_is_gone_is_told(console, page):
+    with Database(sqlite_url(ServerState(console.server.state).database)) as database:
+        Services(ServerState(console.server.state), SYSTEM, database).inventory.add(
+            "old", "test:///default"
+        )
+    browsers.show(page, "/platforms/old")
+    tag = console.server.client.get("/platforms/old").headers["etag"]
+    console.server.call("DELETE", "/platforms/old", headers={"if-match": tag})
+    expect(page.locator(".r-problem")).to_contain_text("There is no such thing")
+
+
+def test_whoever_presses_after_their_session_ended_signs_in_again(console, page):
+    browsers.show(page, "/machines")
+    assert page.context.request.delete("/api/v1/sessions/current", headers=OWN).ok
+    page.get_by_role("button", name="Next page").click()
+    page.wait_for_url("**/login?next=/machines")

@@ -21,6 +21,7 @@ from ruchu.control.server.services import Services
 from ruchu.errors import Answered
 from ruchu.web import dressing, entrance, pages, shell, visiting
 from ruchu.web.feed import Feed
+from ruchu.web.parts import acting
 from ruchu.web.visiting import House, PageOf, Visit
 
 # A browser that was away for longer loads its page anew, and shows the truth either way.
@@ -114,6 +115,7 @@ def _register(of: PageOf, house: House) -> None:
 
 async def _shown(of: PageOf, visit: Visit, parts: dict[str, str]) -> None:
     dressing.dress(visit.language, visit.theme, f"{visit.say(of.title)} · Ruchu")
+    ui.context.client.on_exception(lambda error: tell_failed(visit, error))
     frame = shell.bare if of.bare else shell.frame
     with frame(visit, of):
         if of.need is not None and not visit.may(of.need):
@@ -132,3 +134,13 @@ async def _built(
             ui.navigate.to(visiting.sign_in_address(visit.path))
             return
         shell.refused(visit, error)
+
+
+def tell_failed(visit: Visit, error: Exception) -> None:
+    """Tell whoever looks at a page that what they pressed failed; the log has it as well."""
+    if not isinstance(error, Answered):
+        acting.tell_failure(visit)
+    elif error.status == 401:
+        ui.navigate.to(visiting.sign_in_address(visit.path))
+    else:
+        acting.tell_problem(visit, error)

@@ -48,7 +48,15 @@ def tell_problem(visit: Visit, error: Answered) -> None:
             type="info", icon="how_to_reg", position="top", timeout=8000,
         )  # fmt: skip
         return
-    text, hint = visit.language.problem(error), visit.language.hint(error)
+    _tell(visit, visit.language.problem(error), visit.language.hint(error))
+
+
+def tell_failure(visit: Visit) -> None:
+    """Tell that the console itself failed, where nobody foresaw it."""
+    _tell(visit, visit.say("Something went wrong."), visit.say("The log of the server says what."))
+
+
+def _tell(visit: Visit, text: str, hint: str) -> None:
     ui.notify(
         f"{text}\n{hint}" if hint else text, type="negative", position="top", multi_line=True,
         timeout=_FOREVER_MS, close_button=visit.say("Close"),
