@@ -8,10 +8,12 @@ from ruchu.model import ids
 from ruchu.testing import console_guests, console_park
 
 _CHECKS = [
-    {"name": "processor", "state": "ok", "detail": "16 cores with AES and AVX2"},
+    {"name": "cores", "state": "ok", "detail": "16"},
     {"name": "memory", "state": "ok", "detail": "64 GiB"},
-    {"name": "qemu-nbd", "state": "ok", "detail": "8.2.2"},
-    {"name": "iscsi", "state": "missing", "detail": "targetcli is not installed"},
+    {"name": "clock", "state": "ok", "detail": "synchronised"},
+    {"name": "nbd", "state": "missing", "detail": "/dev/nbd0 is not there"},
+    {"name": "qemu-nbd", "state": "ok", "detail": "qemu-nbd 8.2.2"},
+    {"name": "tgtd", "state": "missing", "detail": "No such file or directory"},
 ]
 
 

@@ -14,6 +14,7 @@ from ruchu.web.parts import (
     acting,
     asked,
     asking,
+    check_words,
     copying,
     empty,
     headings,
@@ -329,9 +330,9 @@ def _doctor(visit: Visit, path: str) -> None:
     def show(found: Sequence[Mapping[str, Any]]) -> None:
         order = {"missing": 0, "unknown": 1}
         rows = [
-            {"id": each["name"], "name": {"text": each["name"]},
+            {"id": each["name"], "name": {"text": check_words.name(visit.language, each["name"])},
              "state": marks.of(_CHECKS, each["state"]).cell(visit.language),
-             "detail": each["detail"] or "–"}
+             "detail": check_words.detail(visit.language, each["detail"]) or "–"}
             for each in sorted(found, key=lambda each: order.get(each["state"], 2))
         ]  # fmt: skip
         columns = [
