@@ -176,7 +176,12 @@ def hints() -> tuple[str, ...]:
 
 
 def _translated(text: str, language: Language) -> str:
+    """Return a text with its fixed words translated, and those of the error that it tells of."""
     for known in messages():
         if text.startswith(known):
-            return language.say(known) + text[len(known) :]
+            rest = text[len(known) :]
+            inner = rest.lstrip(" (")
+            return (
+                language.say(known) + rest[: len(rest) - len(inner)] + _translated(inner, language)
+            )
     return text

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from babel.messages import pofile
 
-from ruchu import web
+from ruchu import errors, web
+from ruchu.errors import Answered
 from ruchu.web import language
 from ruchu.web.language import Language
 
@@ -87,3 +88,13 @@ def test_lengths_of_time_are_shown_in_the_units_of_people() -> None:
     assert [shown.duration(each) for each in (3.24, 42, 61, 3720, 90_000)] == [
         "3.2 s", "42 s", "1 min 1 s", "1 h 2 min", "1 d 1 h",
     ]  # fmt: skip
+
+
+def test_an_error_within_an_error_is_translated_too() -> None:
+    gone = errors.StorageGone("(/srv: mount.nfs: No such device)")
+    told = Answered.of({"status": 502, "detail": f"{errors.NodeFailed.__doc__} ({gone})"})
+    shown = Language("zh").problem(told)
+    assert "存储" in shown
+    assert "The storage" not in shown
+    assert shown.endswith("(/srv: mount.nfs: No such device))")
+    assert Language("en").problem(told) == str(told)

@@ -37,8 +37,10 @@ def actions(
 
     async def act() -> None:
         button.props("loading")
-        done = await go()
-        button.props(remove="loading")
+        try:
+            done = await go()
+        finally:
+            button.props(remove="loading")
         if done:
             made.close()
 
