@@ -183,6 +183,8 @@ def thinned(walk, point):
     (policy,) = walk.server.get("/policies")
     walk.show(f"/policies/{policy['id']}/edit?step=keep")
     walk.click("keep-everything")
+    # The numbers before are gone: nobody types into what is about to be replaced.
+    expect(walk.page.locator("input[data-test=field-retention-daily]")).to_have_value("0")
     walk.fill("field-retention-count", "1")
     walk.click("step-review")
     walk.looks_right()
