@@ -105,7 +105,11 @@ class Api:
 
     def _answered(self, same: str, ended: asyncio.Future[Answer]) -> None:
         good = not ended.cancelled() and ended.exception() is None
-        asyncio.get_running_loop().call_later(TWICE_S if good else 0, self._sent.pop, same, None)
+        asyncio.get_running_loop().call_later(TWICE_S if good else 0, self._forget, same, ended)
+
+    def _forget(self, same: str, ended: asyncio.Future[Answer]) -> None:
+        if self._sent.get(same) is ended:  # what was sent anew meanwhile stays
+            del self._sent[same]
 
     async def post_once(self, path: str, body: Any, key: str) -> Any:
         """Send a body; what was sent with the same key before is not carried out again.

@@ -154,3 +154,23 @@ def test_who_leaves_takes_nothing_from_another_press(jobs):
 
     asyncio.run(pressing())
     assert done == ["c"]
+
+
+def test_what_was_sent_anew_is_not_forgotten_with_what_was_sent_before(jobs, monkeypatch):
+    app, done = jobs
+    monkeypatch.setattr(calling, "TWICE_S", 0.05)
+
+    async def pressing():
+        api = Api(app, "word")
+        await api.post("/runs", "a")
+        monkeypatch.setattr(calling, "TWICE_S", 60.0)
+        await api.delete("/runs/1")
+        await api.post("/runs", "a")
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        loop.call_later(0.1, over.set_result, None)  # the first one would have been forgotten
+        await over
+        assert (await api.post("/runs", "a"))["number"] == 2
+
+    asyncio.run(pressing())
+    assert done == ["a", "a"]
